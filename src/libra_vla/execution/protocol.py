@@ -1,0 +1,59 @@
+"""What execution, evaluation and serving know of a policy; a scripted fake of it tests them all."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from libra_vla.action_space import ActionSpace
+from libra_vla.observation import Observation, ObservationSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Coarse actions for a macro-horizon of L control steps.
+
+    Attributes:
+        coarse: int64 [L, D], bin indices; row i is meant for control step `observation_step + i`.
+        distribution: float32 [L, D, N_max], the planner's probabilities over bins, zero beyond a
+            dimension's own N: the plan's confidence.
+        observation_step: control step of the observation behind the plan.
+    """
+
+    coarse: np.ndarray
+    distribution: np.ndarray
+    observation_step: int
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of each chosen bin, float32 [L, D] in [0, 1]."""
+        return np.take_along_axis(self.distribution, self.coarse[..., None], axis=-1)[..., 0]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Two systems: `plan` says where to go, `refine` says how.
+
+    Attributes:
+        action_space: normalisation, bins and conventions the policy was trained with.
+        observation_spec: cameras and state size it needs.
+        chunk: H, actions per `refine`.
+        horizon_factor: M, so that a plan holds L = M x H coarse actions.
+    """
+
+    action_space: ActionSpace
+    observation_spec: ObservationSpec
+    chunk: int
+    horizon_factor: int
+
+    def reset(self, seed: int) -> None:
+        """Starts an episode; `seed` fixes the noise of everything that follows."""
+        ...
+
+    def plan(self, observation: Observation) -> Plan:
+        """Returns coarse actions for the next L control steps (slow, System 2)."""
+        ...
+
+    def refine(self, observation: Observation, coarse: np.ndarray) -> np.ndarray:
+        """Returns raw actions, float32 [H, D], given coarse ones int64 [H, D] (fast, System 1)."""
+        ...
