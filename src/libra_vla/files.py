@@ -22,7 +22,7 @@ def clear_disk_errors(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LibraError(
-                f"the disk is full while writing {target}: free some space and run the command again"
+                f"the disk is full while writing {target}: free some space, then run it again"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise LibraError(
@@ -98,11 +98,24 @@ def read_json(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise LibraError(f"{path} does not exist: check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LibraError(f"{path} is not valid JSON ({error}): it may be truncated") from error
+    except UnicodeDecodeError as error:
+        raise LibraError(f"{path} is not text ({error}): it may be damaged") from error
+    return json_from_text(text, where=str(path))
+
+
+def json_from_text(text: str, *, where: str) -> Any:
+    """Parses JSON.
+
+    Raises:
+        LibraError: naming `where` it came from.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise LibraError(f"{where} is not valid JSON ({error}): it may be truncated") from error
 
 
 def require_absent(path: Path | str, *, what: str, remedy: str) -> None:

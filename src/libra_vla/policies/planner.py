@@ -1,0 +1,93 @@
+"""Semantic Planner (System 2): where to go, as bins of a whole macro-horizon in one pass."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from libra_vla.config import PlannerConfig
+from libra_vla.policies.backbones import Backbone
+from libra_vla.policies.layers import Block, Tokens
+
+
+class CoarseActionHead(nn.Module):
+    """Parallel Coarse-Action Head (paper, section on the Semantic Planner).
+
+    L learned action queries are appended to the image and language tokens; all attend to each
+    other in both directions, and each query yields the bins of one control step.
+
+    Args:
+        context_width: W of the backbone's tokens.
+        horizon: L, queries.
+        bins: N per action dimension.
+        width, layers, heads: of the transformer.
+    """
+
+    def __init__(
+        self,
+        context_width: int,
+        horizon: int,
+        bins: Sequence[int],
+        width: int,
+        layers: int,
+        heads: int,
+    ) -> None:
+        super().__init__()
+        self.project = nn.Identity() if context_width == width else nn.Linear(context_width, width)
+        self.queries = nn.Parameter(torch.randn(horizon, width) * 0.02)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.bins = tuple(bins)
+        self.out = nn.Linear(width, sum(bins))
+        absent = torch.ones(len(self.bins), max(self.bins), dtype=torch.bool)
+        for dimension, count in enumerate(self.bins):
+            absent[dimension, :count] = False
+        self.register_buffer("absent", absent, persistent=False)
+
+    def forward(self, context: Tokens) -> Tensor:
+        """Returns logits [B, L, D, N_max]; bins that a dimension lacks get the lowest number."""
+        horizon = len(self.queries)
+        queries = Tokens.dense(self.queries.expand(len(context.values), -1, -1))
+        x, mask = Tokens.join(Tokens(self.project(context.values), context.mask), queries)
+        for block in self.blocks:
+            x = block(x, mask)
+        flat = self.out(self.norm(x[:, -horizon:]))
+        logits = flat.new_full((*flat.shape[:2], *self.absent.shape), torch.finfo(flat.dtype).min)
+        logits[:, :, ~self.absent] = flat
+        return logits
+
+
+class SemanticPlanner(nn.Module):
+    """A backbone and the coarse-action head."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: PlannerConfig,
+        *,
+        horizon: int,
+        bins: Sequence[int],
+        state_size: int,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.state = nn.Linear(state_size, backbone.width) if config.use_state else None
+        self.head = CoarseActionHead(
+            backbone.width, horizon, bins, config.width, config.layers, config.heads
+        )
+
+    def forward(self, images: Tensor, state: Tensor, instructions: Sequence[str]) -> Tensor:
+        """Returns logits over bins.
+
+        Args:
+            images: [B, C, 3, h, w] in [0, 1].
+            state: standardised proprioception [B, S].
+            instructions: B texts.
+
+        Returns:
+            [B, L, D, N_max].
+        """
+        context = self.backbone(images, instructions)
+        if self.state is not None:
+            context = Tokens.join(context, Tokens.dense(self.state(state)[:, None]))
+        return self.head(context)

@@ -1,0 +1,91 @@
+"""The small visual encoder that trains from scratch on a CPU."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from libra_vla.policies.layers import Tokens
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions with group normalisation, [B, C, h, w] -> [B, C, h, w]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class SpatialSoftmax(nn.Module):
+    """Expected image position of each feature channel (Levine et al. 2016).
+
+    Small policies localise with it far more precisely than the token grid's spacing.
+    """
+
+    def __init__(self, channels: int, points: int) -> None:
+        super().__init__()
+        self.maps = nn.Conv2d(channels, points, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, 2 x points], coordinates in [-1, 1]."""
+        weights = self.maps(x).flatten(2).softmax(dim=-1).unflatten(-1, x.shape[-2:])
+        rows = torch.linspace(-1.0, 1.0, x.shape[-2], device=x.device)
+        columns = torch.linspace(-1.0, 1.0, x.shape[-1], device=x.device)
+        row = (weights.sum(dim=-1) * rows).sum(dim=-1)
+        column = (weights.sum(dim=-2) * columns).sum(dim=-1)
+        return torch.cat([row, column], dim=-1)
+
+
+class SmallVision(nn.Module):
+    """Convolutions over each camera, 1/16 resolution tokens and one token of key points.
+
+    The convolutions are shared by all cameras; a learned embedding tells cameras apart.
+
+    Args:
+        cameras: number of cameras C; 0 gives no tokens (a policy without images).
+        image_size: side of the square input, a multiple of 16.
+        width: token width W.
+    """
+
+    POINTS = 32
+
+    def __init__(self, cameras: int, image_size: int, width: int) -> None:
+        super().__init__()
+        self.cameras, self.width = cameras, width
+        if cameras == 0:
+            return
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 32, 4, stride=4),
+            nn.SiLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            ResidualBlock(64),
+            nn.SiLU(),
+        )
+        self.down = nn.Conv2d(64, width, 3, stride=2, padding=1)
+        self.points = SpatialSoftmax(64, self.POINTS)
+        self.point_token = nn.Linear(2 * self.POINTS, width)
+        grid = (image_size // 16) ** 2
+        self.position = nn.Parameter(torch.randn(grid + 1, width) * 0.02)
+        self.camera = nn.Parameter(torch.randn(cameras, 1, width) * 0.02)
+
+    def forward(self, images: Tensor) -> Tokens:
+        """[B, C, 3, h, w] in [0, 1] -> C x ((h/16)^2 + 1) tokens."""
+        batch = len(images)
+        if self.cameras == 0:
+            return Tokens.dense(images.new_zeros(batch, 0, self.width))
+        # Channels-last convolutions are about a third faster on CPUs.
+        flat = (images.flatten(0, 1) * 2.0 - 1.0).contiguous(memory_format=torch.channels_last)
+        features = self.stem(flat)
+        grid = F.silu(self.down(features)).flatten(2).transpose(1, 2)
+        points = self.point_token(self.points(features))
+        tokens = torch.cat([grid, points[:, None]], dim=1) + self.position
+        return Tokens.dense((tokens.unflatten(0, (batch, -1)) + self.camera).flatten(1, 2))

@@ -1,0 +1,74 @@
+"""How a policy is trained; every field can be set on the command line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from libra_vla.action_space import Normalisation
+
+Curriculum = Literal["dynamic", "teacher_forcing", "none"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Trains a policy on a dataset.
+
+    Attributes:
+        data: LeRobot v3.0 dataset.
+        out: run folder: `checkpoint/` (safetensors and JSON), `metrics.jsonl`.
+        preset: name of a preset; see `libra info`.
+        resume: continue the run in `out` exactly where its last saved state stands.
+        blind: train without images (a control: what can be done without looking).
+        steps: optimiser steps.
+        batch_size: samples per step.
+        learning_rate: peak of the cosine schedule.
+        warmup: steps of linear warm-up.
+        weight_decay: of AdamW.
+        clip: largest gradient norm.
+        ema: decay of the averaged weights, which are those that are saved.
+        draws: noise draws per encoded image.
+        shift: random-shift augmentation, largest shift as a share of the image side.
+        jitter: random brightness and contrast, largest relative change.
+        curriculum: intents the refiner is trained on: "dynamic" (true ones until the planner's
+            accuracy reaches `curriculum_accuracy`, then the planner's), "teacher_forcing" (true
+            ones throughout), "none" (the planner's throughout).
+        curriculum_accuracy: running bin accuracy on training batches that switches.
+        curriculum_latest: share of the steps after which it switches in any case, so that the
+            refiner always meets the planner's mistakes before it is deployed.
+        planner_weight, refiner_weight: of the joint loss (open in the paper).
+        granularity: N; by default the preset's.
+        normalisation: how raw actions map to [-1, 1].
+        validation: share of the episodes held out of training, for the logged validation losses.
+        seed: of initialisation, sampling, augmentation and noise.
+        threads: torch threads; 0 leaves torch's choice. Resuming is exact for equal numbers.
+        save_every: steps between saved states.
+        log_every: steps between lines of `metrics.jsonl`.
+    """
+
+    data: Path
+    out: Path
+    preset: str = "tiny"
+    resume: bool = False
+    blind: bool = False
+    steps: int = 2000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    ema: float = 0.995
+    draws: int = 4
+    shift: float = 0.06
+    jitter: float = 0.15
+    curriculum: Curriculum = "dynamic"
+    curriculum_accuracy: float = 0.8
+    curriculum_latest: float = 0.6
+    planner_weight: float = 1.0
+    refiner_weight: float = 1.0
+    granularity: int | None = None
+    normalisation: Normalisation = "min_max"
+    validation: float = 0.0
+    seed: int = 0
+    threads: int = 0
+    save_every: int = 500
+    log_every: int = 20

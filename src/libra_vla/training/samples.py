@@ -1,0 +1,138 @@
+"""From a dataset to batches; every batch is a pure function of (seed, step)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from libra_vla.data.frames import FrameStore
+from libra_vla.data.lerobot import LeRobotDataset
+
+from libra_vla.action_space import ActionSpace
+from libra_vla.config import PolicyConfig
+from libra_vla.policies.batch import Batch, Moment
+from libra_vla.policies.policy import LibraPolicy, StateStatistics
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random shift (share of the image side) and brightness and contrast (relative change)."""
+
+    shift: float = 0.0
+    jitter: float = 0.0
+
+    def apply(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Frames uint8 [B, C, h, w, 3] -> float32 [B, C, 3, h, w] in [0, 1].
+
+        Each frame is shifted on its own; what leaves the edge is replaced by the edge pixel.
+        """
+        batch, cameras, height, width, _ = frames.shape
+        if (largest := round(self.shift * height)) > 0:
+            shifts = rng.integers(-largest, largest + 1, size=(batch, cameras, 2))
+            rows = np.clip(np.arange(height) + shifts[..., :1], 0, height - 1)
+            columns = np.clip(np.arange(width) + shifts[..., 1:], 0, width - 1)
+            sample, camera = np.ogrid[:batch, :cameras]
+            frames = frames[
+                sample[..., None, None],
+                camera[..., None, None],
+                rows[..., :, None],
+                columns[..., None, :],
+            ]
+        images = np.moveaxis(frames, -1, 2).astype(np.float32) / 255.0
+        if self.jitter > 0:
+            gain, offset = rng.uniform(-self.jitter, self.jitter, size=(2, batch, cameras, 1, 1, 1))
+            images = np.clip((images - 0.5) * (1.0 + gain) + 0.5 + offset, 0.0, 1.0)
+        return images.astype(np.float32)
+
+
+class Samples:
+    """Draws training batches from the frames, states and actions of a dataset.
+
+    The planner's observation is up to (M - 1) x H steps older than the refiner's, as it will be
+    at run time, but never older than the episode.
+    """
+
+    def __init__(
+        self,
+        dataset: LeRobotDataset,
+        episodes: Sequence[int],
+        config: PolicyConfig,
+        action_space: ActionSpace,
+        state_statistics: StateStatistics,
+        cameras: Sequence[str],
+    ) -> None:
+        self.config = config
+        # A policy without images is trained without decoding any.
+        self.frames = (
+            FrameStore.open(dataset, config.image_size, cameras).frames if cameras else None
+        )
+        self.states = state_statistics.standardise(dataset.states)
+        self.actions = action_space.normalise(dataset.actions)
+        self.coarse = action_space.encode(self.actions)
+        self.instruction = np.empty(len(self.states), dtype=object)
+        self.first = np.zeros(len(self.states), dtype=np.int64)
+        self.last = np.zeros(len(self.states), dtype=np.int64)
+        rows = []
+        for index in episodes:
+            episode = dataset.episodes[index]
+            span = slice(episode.start, episode.start + episode.length)
+            self.instruction[span] = episode.instruction
+            self.first[span], self.last[span] = episode.start, span.stop - 1
+            rows.append(np.arange(span.start, span.stop))
+        self.rows = np.concatenate(rows)
+
+    @classmethod
+    def of(cls, policy: LibraPolicy, dataset: LeRobotDataset, episodes: Sequence[int]) -> "Samples":
+        """Samples that fit a policy: its cameras, statistics and action space."""
+        return cls(
+            dataset,
+            episodes,
+            policy.config,
+            policy.action_space,
+            policy.state_statistics,
+            policy.observation_spec.cameras,
+        )
+
+    def batch(
+        self, rng: np.random.Generator, size: int, augmentation: Augmentation | None = None
+    ) -> Batch:
+        """Draws `size` samples, with replacement."""
+        config = self.config
+        augmentation = augmentation or Augmentation()
+        current = rng.choice(self.rows, size=size)
+        offset = rng.integers(0, (config.horizon_factor - 1) * config.chunk + 1, size=size)
+        offset = np.minimum(offset, current - self.first[current])
+        planned = current - offset
+        coarse, coarse_valid = self._ahead(self.coarse, planned, config.macro_horizon)
+        actions, actions_valid = self._ahead(self.actions, current, config.chunk)
+        return Batch(
+            planned=self._moment(planned, augmentation, rng),
+            current=self._moment(current, augmentation, rng),
+            offset=torch.from_numpy(offset),
+            coarse=torch.from_numpy(coarse),
+            coarse_valid=torch.from_numpy(coarse_valid),
+            actions=torch.from_numpy(actions),
+            actions_valid=torch.from_numpy(actions_valid),
+        )
+
+    def _ahead(
+        self, table: np.ndarray, start: np.ndarray, steps: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows start .. start + steps - 1 of a table; invalid beyond the episode's last row."""
+        wanted = start[:, None] + np.arange(steps)
+        last = self.last[start][:, None]
+        return table[np.minimum(wanted, last)], wanted <= last
+
+    def _moment(
+        self, rows: np.ndarray, augmentation: Augmentation, rng: np.random.Generator
+    ) -> Moment:
+        if self.frames is None:
+            size = self.config.image_size
+            images = np.zeros((len(rows), 0, 3, size, size), dtype=np.float32)
+        else:
+            images = augmentation.apply(self.frames[rows], rng)
+        return Moment(
+            images=torch.from_numpy(images),
+            state=torch.from_numpy(self.states[rows]),
+            instructions=tuple(self.instruction[rows]),
+        )

@@ -1,0 +1,290 @@
+"""`libra train`: one loop, a pure function of its configuration, that can stop anywhere."""
+
+import json
+import math
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from libra_vla.action_space import ActionSpace
+from libra_vla.config import load_preset
+from libra_vla.data.lerobot import LeRobotDataset
+from libra_vla.errors import LibraError
+from libra_vla.files import require_absent, write_text
+from libra_vla.observation import ObservationSpec
+from libra_vla.policies.policy import LibraPolicy, StateStatistics
+from libra_vla.training.config import TrainConfig
+from libra_vla.training.curriculum import CurriculumState
+from libra_vla.training.samples import Augmentation, Samples
+from libra_vla.training.state import RECORD, EMA, TrainingState
+from libra_vla.versions import versions
+
+VALIDATION_BATCHES = 8
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Trains a policy and returns a summary: the last metrics, the switch, the folder.
+
+    Raises:
+        LibraError: bad dataset, unknown preset, an output folder that exists, a full disk.
+        KeyboardInterrupt: after the running step's state has been saved.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    run = Run.prepare(config)
+    with stop_between_steps() as stopped:
+        run.loop(stopped)
+    if stopped.is_set() and run.state.step < config.steps:
+        print(f"stopped at step {run.state.step}; continue with --resume", file=sys.stderr)
+        raise KeyboardInterrupt
+    return run.summary()
+
+
+@dataclass
+class Run:
+    """One training run and its folder."""
+
+    config: TrainConfig
+    policy: LibraPolicy
+    samples: Samples
+    held_out: Samples | None
+    state: TrainingState
+    identity: dict[str, Any]
+    last: dict[str, Any]
+
+    @classmethod
+    def prepare(cls, config: TrainConfig) -> "Run":
+        """Opens the data, builds the policy and, when asked, restores the saved state."""
+        out = Path(config.out)
+        saved = (out / "state" / RECORD).exists()
+        if not config.resume:
+            require_absent(
+                out, what="the run folder", remedy="choose another --out, or continue with --resume"
+            )
+        dataset = LeRobotDataset.open(config.data)
+        torch.manual_seed(config.seed)
+        policy, training, held_out = build_policy(config, dataset)
+        optimiser = torch.optim.AdamW(
+            [p for p in policy.model.parameters() if p.requires_grad],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        latest = round(config.curriculum_latest * config.steps)
+        curriculum = CurriculumState(config.curriculum, config.curriculum_accuracy, latest)
+        state = TrainingState(policy.model, optimiser, EMA(policy.model, config.ema), curriculum)
+        identity = asdict(replace(config, resume=False, data=Path(), out=Path(), threads=0))
+        identity = {k: v for k, v in identity.items() if k not in ("data", "out")}
+        identity["dataset"] = dataset.fingerprint
+        if saved and config.resume:
+            state.load(out / "state", identity)
+        keep_metrics(out / "metrics.jsonl", state.step)
+        held = held_out and Samples.of(policy, dataset, held_out)
+        return cls(config, policy, Samples.of(policy, dataset, training), held, state, identity, {})
+
+    def loop(self, stopped: threading.Event) -> None:
+        """Takes the remaining steps, logging and saving on the way."""
+        config, state = self.config, self.state
+        bar = tqdm(
+            total=config.steps, initial=state.step, desc=f"train {config.out.name}", unit="step",
+            mininterval=1.0, smoothing=0.05,
+        )  # fmt: skip
+        self.policy.model.train()
+        with bar, (config.out / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+            while state.step < config.steps and not stopped.is_set():
+                log = self.step()
+                bar.update()
+                last = state.step == config.steps
+                if state.step % config.log_every == 0 or last:
+                    self.last = {"step": state.step, **{k: float(v) for k, v in log.items()}}
+                    if self.held_out and (state.step % config.save_every == 0 or last):
+                        self.last["validation"] = self.validate()
+                    metrics.write(json.dumps(self.last) + "\n")
+                    metrics.flush()
+                    bar.set_postfix_str(describe(self.last), refresh=False)
+                if state.step % config.save_every == 0 and not last:
+                    self.save()
+        self.save()
+
+    def step(self) -> dict[str, Any]:
+        """One optimiser step; batch, augmentation and noise depend on (seed, step) alone."""
+        config, state = self.config, self.state
+        rng = np.random.default_rng((config.seed, state.step))
+        noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        batch = self.samples.batch(
+            rng, config.batch_size, Augmentation(config.shift, config.jitter)
+        )
+        predicted = state.curriculum.predicted_intents(state.step)
+        rate = learning_rate(config, state.step)
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        loss, log = self.policy.model.loss(
+            batch,
+            predicted_intents=predicted,
+            weights=(config.planner_weight, config.refiner_weight),
+            draws=config.draws,
+            generator=noise,
+        )
+        if not torch.isfinite(loss):
+            raise LibraError(
+                f"the loss is {loss.item()} at step {state.step}: lower --learning-rate, or check "
+                "the dataset with `libra data info`"
+            )
+        state.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.model.parameters(), config.clip)
+        state.optimiser.step()
+        state.ema.update(self.policy.model, state.step)
+        if "bin_accuracy" in log:
+            state.curriculum.observe(float(log["bin_accuracy"]))
+        state.step += 1
+        return {
+            "loss": loss.detach(),
+            **log,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "predicted_intents": predicted,
+        }
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Losses on held-out episodes: the same batches and noise every time."""
+        assert self.held_out is not None
+        self.policy.model.eval()
+        sums: dict[str, float] = {}
+        for index in range(VALIDATION_BATCHES):
+            rng = np.random.default_rng((self.config.seed, index))
+            batch = self.held_out.batch(rng, self.config.batch_size)
+            _, log = self.policy.model.loss(
+                batch,
+                predicted_intents=True,
+                weights=(1.0, 1.0),
+                draws=self.config.draws,
+                generator=torch.Generator().manual_seed(index),
+            )
+            for name, value in log.items():
+                sums[name] = sums.get(name, 0.0) + float(value) / VALIDATION_BATCHES
+        self.policy.model.train()
+        return sums
+
+    def save(self) -> None:
+        """Writes the resumable state first, then the checkpoint with the averaged weights."""
+        self.state.save(self.config.out / "state", self.identity)
+        curriculum = asdict(self.state.curriculum)
+        self.policy.training = {
+            **self.policy.training, "steps": self.state.step, "curriculum": curriculum,
+        }  # fmt: skip
+        self.policy.save_pretrained(self.config.out / "checkpoint", self.state.ema.weights)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "out": str(self.config.out),
+            "steps": self.state.step,
+            "parameters": self.policy.parameters(),
+            "curriculum_switched_at": self.state.curriculum.switched_at,
+            "metrics": self.last,
+        }
+
+
+def build_policy(
+    config: TrainConfig, dataset: LeRobotDataset
+) -> tuple[LibraPolicy, list[int], list[int]]:
+    """Returns an untrained policy fitted to a dataset, and its training and held-out episodes."""
+    architecture = load_preset(config.preset)
+    if config.granularity is not None:
+        architecture = replace(architecture, granularity=config.granularity)
+    if dataset.convention is None:
+        raise LibraError(
+            f"{dataset.path} does not say what its actions mean: add meta/libra_vla.json with an "
+            "action convention (see docs: your own data)"
+        )
+    order = np.random.default_rng(config.seed).permutation(len(dataset.episodes)).tolist()
+    held = round(config.validation * len(order))
+    training, held_out = sorted(order[held:]), sorted(order[:held])
+    if not training:
+        raise LibraError("no episodes are left to train on: lower --validation")
+    policy = LibraPolicy(
+        config=architecture,
+        action_space=ActionSpace.fit(
+            dataset.actions,
+            dataset.convention,
+            bins=architecture.granularity,
+            gripper_bins=architecture.gripper_bins,
+            normalisation=config.normalisation,
+        ),
+        observation_spec=ObservationSpec(
+            cameras=() if config.blind else dataset.cameras, state_size=dataset.states.shape[1]
+        ),
+        state_statistics=StateStatistics.fit(dataset.states),
+        training={
+            "preset": config.preset,
+            "seed": config.seed,
+            "dataset": {
+                "name": dataset.path.name,
+                "fingerprint": dataset.fingerprint,
+                "episodes": len(training),
+                "instructions": list(dataset.tasks),
+            },
+            "versions": versions(),
+        },
+    )
+    return policy, training, held_out
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine from the peak to a hundredth of it."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def describe(log: dict[str, Any]) -> str:
+    """The few numbers a progress bar has room for."""
+    short = {"planner_loss": "planner", "bin_accuracy": "accuracy", "refiner_loss": "refiner"}
+    return " ".join(f"{short[k]} {log[k]:.3f}" for k in short if k in log)
+
+
+def keep_metrics(path: Path, step: int) -> None:
+    """Drops the lines that were logged after the saved state, and any half-written one."""
+    kept = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if entry["step"] <= step:
+                kept.append(line + "\n")
+    write_text(path, "".join(kept))
+
+
+@contextmanager
+def stop_between_steps() -> Iterator[threading.Event]:
+    """Turns the first Ctrl-C into a request to stop after the running step; the second one stops
+    at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def handle(signum: int, frame: Any) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
