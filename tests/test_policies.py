@@ -1,0 +1,309 @@
+"""Planner, refiner and `LibraPolicy`: shapes, learning, checkpoints and what they refuse."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from libra_vla.action_space import ActionConvention, ActionSpace
+from libra_vla.config import PolicyConfig, from_json, load_preset, preset_names, to_json
+from libra_vla.errors import LibraError
+from libra_vla.execution.protocol import Policy
+from libra_vla.observation import Observation, ObservationSpec
+from libra_vla.policies import LibraPolicy, load_policy
+from libra_vla.policies.backbones import WordEmbedding
+from libra_vla.policies.batch import Batch, Moment
+from libra_vla.policies.policy import StateStatistics
+from libra_vla.policies.vision import SmallVision
+
+CONVENTION = ActionConvention(
+    names=("x", "y", "gripper"), units=("m", "m", "1"), representation="d", rate_hz=20.0, gripper=2
+)
+CAMERAS = ("agentview", "wrist")
+
+
+def make_policy(preset: str = "tiny", cameras: tuple[str, ...] = CAMERAS) -> LibraPolicy:
+    torch.manual_seed(0)
+    return LibraPolicy(
+        config=load_preset(preset),
+        action_space=ActionSpace(CONVENTION, (11, 11, 2), (-1.0,) * 3, (1.0,) * 3),
+        observation_spec=ObservationSpec(cameras=cameras, state_size=4),
+        state_statistics=StateStatistics((0.0,) * 4, (1.0,) * 4),
+    )
+
+
+def observe(seed: int = 0, instruction: str = "put the bowl on the plate") -> Observation:
+    rng = np.random.default_rng(seed)
+    images = {c: rng.integers(0, 256, (128, 128, 3), dtype=np.uint8) for c in CAMERAS}
+    return Observation(images, rng.normal(size=4).astype(np.float32), instruction, step=seed)
+
+
+def make_batch(policy: LibraPolicy, size: int = 8) -> Batch:
+    """Actions that can be read off the image's brightness and the instruction."""
+    rng = torch.Generator().manual_seed(1)
+    config, space = policy.config, policy.action_space
+    cameras = len(policy.observation_spec.cameras)
+    brightness = torch.rand(size, generator=rng)
+    images = brightness[:, None, None, None, None].expand(
+        size, cameras, 3, config.image_size, config.image_size
+    )
+    instructions = tuple("left" if i % 2 else "right" for i in range(size))
+    moment = Moment(images, torch.zeros(size, 4), instructions)
+    side = torch.tensor([1.0 if i % 2 else -1.0 for i in range(size)])
+    one = torch.stack([brightness * 2 - 1, side * 0.5, side], dim=-1)
+    plan = one[:, None].expand(size, config.macro_horizon, 3)
+    return Batch(
+        planned=moment,
+        current=moment,
+        offset=torch.arange(size) % (config.chunk + 1),
+        coarse=torch.from_numpy(space.encode(plan.numpy())),
+        coarse_valid=torch.ones(size, config.macro_horizon, dtype=torch.bool),
+        actions=plan[:, : config.chunk].contiguous(),
+        actions_valid=torch.ones(size, config.chunk, dtype=torch.bool),
+    )
+
+
+def train_a_little(policy: LibraPolicy, steps: int, predicted: bool = False) -> list[float]:
+    batch = make_batch(policy)
+    optimiser = torch.optim.AdamW(policy.model.parameters(), lr=3e-3)
+    losses = []
+    for step in range(steps):
+        loss, _ = policy.model.loss(
+            batch,
+            predicted_intents=predicted,
+            weights=(1.0, 1.0),
+            draws=2,
+            generator=torch.Generator().manual_seed(step),
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic"])
+def test_plan_and_refine_have_the_protocol_shapes(preset: str):
+    policy = make_policy(preset)
+    assert isinstance(policy, Policy)
+    policy.reset(seed=3)
+    plan = policy.plan(observe(5))
+    assert plan.coarse.shape == (10, 3) and plan.coarse.dtype == np.int64
+    assert plan.distribution.shape == (10, 3, 11) and plan.observation_step == 5
+    assert np.allclose(plan.distribution.sum(-1), 1.0, atol=1e-5)
+    assert (plan.distribution[:, 2, 2:] == 0).all(), "the gripper has only two bins"
+    actions = policy.refine(observe(5), plan.coarse[:5])
+    assert actions.shape == (5, 3) and actions.dtype == np.float32
+    assert (np.abs(actions) <= 1.0).all()
+
+
+def test_the_same_seed_gives_the_same_actions():
+    policy = make_policy()
+    train_a_little(policy, 3)
+    coarse = np.zeros((5, 3), dtype=np.int64)
+
+    def act(seed: int) -> np.ndarray:
+        policy.reset(seed)
+        return policy.refine(observe(), coarse)
+
+    assert np.array_equal(act(1), act(1))
+    assert not np.array_equal(act(1), act(2))
+
+
+def test_training_fits_both_systems():
+    losses = train_a_little(make_policy(), 60)
+    assert losses[-1] < 0.35 * losses[0]
+
+
+def test_no_gradient_passes_from_the_refiner_to_the_planner():
+    policy = make_policy()
+    train_a_little(policy, 2)
+    policy.model.zero_grad()
+    loss, _ = policy.model.loss(
+        make_batch(policy), predicted_intents=True, weights=(0.0, 1.0), draws=1, generator=None
+    )
+    loss.backward()
+    planner = [p.grad for p in policy.model.planner.parameters() if p.grad is not None]
+    assert all(not g.any() for g in planner)
+    assert any(p.grad is not None and p.grad.any() for p in policy.model.refiner.parameters())
+
+
+def test_the_refiner_follows_its_intents():
+    policy = make_policy()
+    train_a_little(policy, 60)
+    policy.reset(0)
+    low = policy.refine(observe(), np.zeros((5, 3), dtype=np.int64))
+    policy.reset(0)
+    high = policy.refine(observe(), np.tile([[10, 10, 1]], (5, 1)))
+    assert (high[:, 2] - low[:, 2] > 0.5).all()
+
+
+def test_intents_of_a_late_refinement_are_those_of_their_own_steps():
+    policy = make_policy()
+    batch = make_batch(policy, size=2)
+    seen = {}
+    look = policy.model.refiner.look
+
+    def spy(images, state, weights, *, draws=1):
+        seen["intents"] = weights.argmax(-1)
+        return look(images, state, weights, draws=draws)
+
+    policy.model.refiner.look = spy  # type: ignore[method-assign]
+    coarse = torch.arange(10)[None, :, None].expand(2, 10, 3).clone()
+    coarse[..., 2] %= 2
+    batch = dataclasses.replace(batch, coarse=coarse, offset=torch.tensor([0, 5]))
+    policy.model.loss(batch, predicted_intents=False, weights=(1, 1), draws=1, generator=None)
+    assert seen["intents"][0, :, 0].tolist() == [0, 1, 2, 3, 4]
+    assert seen["intents"][1, :, 0].tolist() == [5, 6, 7, 8, 9]
+
+
+def test_steps_beyond_the_episode_do_not_count():
+    policy = make_policy()
+    batch = make_batch(policy, size=4)
+    valid = torch.ones(4, 5, dtype=torch.bool)
+    valid[:, 3:] = False
+
+    def loss(actions: torch.Tensor) -> float:
+        changed = dataclasses.replace(batch, actions=actions, actions_valid=valid)
+        generator = torch.Generator().manual_seed(0)
+        return policy.model.loss(
+            changed, predicted_intents=False, weights=(0, 1), draws=1, generator=generator
+        )[0].item()
+
+    other = batch.actions.clone()
+    other[:, 3:] = 0.123
+    train_a_little(policy, 2)
+    # The network may look at late steps, so only their own error is compared: zero the output.
+    torch.nn.init.zeros_(policy.model.refiner.transformer.out.weight)
+    torch.nn.init.zeros_(policy.model.refiner.transformer.out.bias)
+    assert loss(other) == pytest.approx(loss(batch.actions), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith("-monolithic")])
+def test_the_monolith_has_equal_parameters(name: str):
+    def count(preset: str) -> int:
+        with torch.device("meta"):
+            from libra_vla.policies.libra import make_model
+
+            model = make_model(
+                load_preset(preset), bins=(11,) * 6 + (2,), cameras=2, state_size=8
+            )
+        return sum(p.numel() for p in model.parameters())
+
+    dual, single = count(name.removesuffix("-monolithic")), count(name)
+    assert abs(single / dual - 1.0) < 0.05, f"{dual} against {single}"
+
+
+def test_every_preset_round_trips_through_json():
+    for name in preset_names():
+        config = load_preset(name)
+        assert from_json(PolicyConfig, json.loads(json.dumps(to_json(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"granularty": 3}, "unknown field of configuration 'granularty': did you mean"),
+        ({"refiner": {"denoising": "flw"}}, "refiner.denoising 'flw': did you mean 'flow'"),
+        ({"chunk": "five"}, "chunk is 'five': expected int"),
+        ({"chunk": 0}, "expected at least 1"),
+        ({"granularity": 1}, "at least 2"),
+    ],
+)
+def test_bad_configuration(value: dict, message: str):
+    with pytest.raises(LibraError, match=message):
+        from_json(PolicyConfig, value)
+
+
+def test_unknown_preset_names_the_nearest():
+    with pytest.raises(LibraError, match="unknown preset 'tinny': did you mean 'tiny'"):
+        load_preset("tinny")
+
+
+def test_words_need_no_vocabulary():
+    embedding = WordEmbedding(16)
+    tokens = embedding(["Put the BOWL, on the plate!", "bowl", ""])
+    assert tokens.mask.sum(dim=1).tolist() == [6, 1, 0]
+    assert embedding.hashes("bowl") == embedding.hashes("Bowl")
+    words = "bowl plate stove cabinet drawer wine bottle rack cream cheese soup basket".split()
+    assert len({embedding.hashes(w) for w in words}) == len(words)
+
+
+def test_padding_does_not_change_a_plan():
+    policy = make_policy()
+    moment = policy.see(observe(instruction="short"))
+    alone = policy.model.plan(moment)
+    pair = Moment(
+        moment.images.repeat(2, 1, 1, 1, 1),
+        moment.state.repeat(2, 1),
+        ("short", "a much longer instruction than that"),
+    )
+    assert torch.allclose(policy.model.plan(pair)[0], alone[0], atol=1e-5)
+
+
+def test_a_policy_without_images_sees_none():
+    policy = make_policy(cameras=())
+    assert SmallVision(0, 64, 128)(torch.zeros(2, 0, 3, 64, 64)).values.shape == (2, 0, 128)
+    blank = Observation({}, observe().state, "go")
+    assert policy.plan(blank).coarse.shape == (10, 3)
+    train_a_little(policy, 2)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic"])
+def test_checkpoints_hold_everything(preset: str, tmp_path: Path):
+    policy = make_policy(preset)
+    train_a_little(policy, 2)
+    policy.save_pretrained(tmp_path / "run" / "checkpoint")
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint"):
+        loaded = load_policy(folder)
+        assert loaded.action_space == policy.action_space
+        assert loaded.observation_spec == policy.observation_spec
+        for p in (policy, loaded):
+            p.reset(0)
+        plan = policy.plan(observe())
+        assert np.array_equal(loaded.plan(observe()).distribution, plan.distribution)
+        assert np.array_equal(
+            loaded.refine(observe(), plan.coarse[:5]), policy.refine(observe(), plan.coarse[:5])
+        )
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["checkpoint"]
+
+
+def test_damaged_checkpoints(tmp_path: Path):
+    folder = tmp_path / "checkpoint"
+    with pytest.raises(LibraError, match="holds no policy"):
+        load_policy(tmp_path)
+    policy = make_policy()
+    policy.save_pretrained(folder)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LibraError, match="missing or damaged"):
+        load_policy(folder)
+    weights.write_bytes(whole)
+    manifest = (folder / "policy.json").read_text()
+    (folder / "policy.json").write_text(manifest[:100])
+    with pytest.raises(LibraError, match="not valid JSON"):
+        load_policy(folder)
+    (folder / "policy.json").write_text(manifest.replace('"width": 128', '"width": 64'))
+    with pytest.raises(LibraError, match="does not fit its configuration"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": {"agentview": observe().images["agentview"]}}, "camera 'wrist' is missing"),
+        ({"state": np.zeros(3, dtype=np.float32)}, r"shape \[3\]: the policy was trained with \[4"),
+        ({"state": np.array([0, np.nan, 0, 0])}, "NaN or infinity at index 1"),
+        (
+            {"images": {c: np.zeros((64, 64, 3), dtype=np.float32) for c in CAMERAS}},
+            "image 'agentview' is float32",
+        ),
+    ],
+)
+def test_bad_observations_are_named(change: dict, message: str):
+    with pytest.raises(LibraError, match=message):
+        make_policy().plan(dataclasses.replace(observe(), **change))
