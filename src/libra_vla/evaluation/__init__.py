@@ -1,0 +1,1 @@
+"""Evaluation: rollouts under a benchmark's protocol, with honest statistics."""

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from libra_vla.evaluation.smoothness import smoothness
+from libra_vla.evaluation.statistics import mean_of, percentiles, rate, wilson
+
+
+def test_wilson_edges_are_exact():
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 50)[0] == 0.0
+    assert wilson(50, 50)[1] == 1.0
+    assert wilson(485, 500) == pytest.approx((0.951, 0.982), abs=1e-3)  # 97 % +/- 1.5 points
+    assert rate(0, 0) == (None, [0.0, 1.0])
+    with pytest.raises(ValueError, match="6 successes of 5"):
+        wilson(6, 5)
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_the_rate_and_mirrors(case):
+    successes, n = case
+    low, high = wilson(successes, n)
+    assert 0.0 <= low <= successes / n <= high <= 1.0
+    mirrored = wilson(n - successes, n)
+    assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-12)
+
+
+@settings(deadline=None)  # the first call imports scipy
+@given(st.integers(1, 600).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_agrees_with_scipy(case):
+    stats = pytest.importorskip("scipy.stats")
+    theirs = stats.binomtest(*case).proportion_ci(method="wilson")
+    assert wilson(*case) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+def test_percentiles():
+    summary = percentiles(np.arange(1.0, 102.0))
+    assert summary == {"p50": 51.0, "p95": 96.0, "p99": 100.0, "mean": 51.0, "n": 101}
+    assert percentiles([])["p99"] is None
+    assert mean_of([1.0, None, 3.0]) == 2.0
+    assert mean_of([None]) is None
+
+
+RATE = 20.0
+
+
+def test_a_cubic_has_its_exact_jerk():
+    t = np.arange(30)[:, None] / RATE
+    coefficients = np.array([[0.3, -0.1, 0.2]])
+    measured = smoothness(coefficients * t**3 + 0.05 * t**2 + t, [], RATE)
+    expected = 6.0 * np.linalg.norm(coefficients)
+    assert measured.mean_jerk == pytest.approx(expected, rel=1e-6)
+    assert measured.rms_jerk == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_circle_has_its_radius_and_length():
+    angle = np.linspace(0, np.pi, 400)
+    circle = 0.25 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
+    measured = smoothness(circle, [], RATE)
+    assert measured.path_length == pytest.approx(np.pi * 0.25, rel=1e-4)
+    assert measured.curvature == pytest.approx(1 / 0.25, rel=1e-4)
+
+
+def test_a_jump_between_chunks_shows_at_the_boundary_only():
+    velocity = np.repeat([0.0, 0.1, -0.1], 5)  # m/s, three chunks of five actions
+    positions = np.zeros((16, 3))
+    positions[1:, 0] = np.cumsum(velocity) / RATE
+    measured = smoothness(positions, [0, 5, 10], RATE)
+    assert measured.boundary_acceleration == pytest.approx((0.1 + 0.2) / 2 * RATE)
+    assert measured.inside_acceleration == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3])
+def test_too_short_to_tell_is_none(length):
+    measured = smoothness(np.zeros((length, 3)), [0], RATE)
+    assert measured.mean_jerk is None and measured.curvature is None
+    assert measured.path_length == 0.0
