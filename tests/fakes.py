@@ -3,14 +3,22 @@
 They live at module level, with picklable factories, so that worker processes can make them too.
 """
 
+import os
+import signal
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from libra_vla.action_space import ActionConvention, ActionSpace
+from libra_vla.errors import LibraError
+from libra_vla.evaluation.benchmark import Benchmark
 from libra_vla.execution.protocol import Plan
 from libra_vla.observation import Observation, ObservationSpec
+from libra_vla.simulation.suites import Task
 
 CONVENTION = ActionConvention(
     names=("x", "y", "gripper"),
@@ -92,3 +100,82 @@ class ScriptedPolicy:
             "H": self.chunk,
             "checkpoint_hash": "0" * 64,
         }
+
+
+SOLVED, TIMEOUT, RAISES, DIES, SLOW = range(5)
+
+
+class ToyEnv:
+    """Its initial state [outcome] says what becomes of an episode, at its sixth step."""
+
+    convention = CONVENTION
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.renders = 0
+        self.closed = False
+
+    def reset(self, *, seed: int, init_state: np.ndarray | None, spread: float) -> None:
+        self.seed, self.steps = seed, 0
+        self.outcome = TIMEOUT if init_state is None else int(init_state[0])
+        self.position = np.zeros(3)
+
+    def observe(self) -> Observation:
+        self.renders += 1
+        seen = observation(self.steps, self.position)
+        return Observation(seen.images, seen.state, self.task.instruction, seen.step)
+
+    def step(self, action: np.ndarray) -> bool:
+        self.steps += 1
+        self.position[0] += 0.01 * action[0]
+        if self.steps < 6:
+            return False
+        if self.outcome == RAISES:
+            raise RuntimeError("the simulation is unstable\nsecond line")
+        if self.outcome == DIES:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.outcome == SLOW:
+            time.sleep(0.5)
+        return self.outcome in (SOLVED, SLOW)
+
+    def end_effector(self) -> np.ndarray:
+        return self.position.copy()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def toy_tasks(suite: str) -> list[Task]:
+    return [Task(suite, i, f"task_{i}", f"do number {i}", "", step_budget=8) for i in range(3)]
+
+
+def toy_states(task: Task) -> np.ndarray:
+    """Task 0 is solved but for one timeout, task 1 has every misfortune, task 2 is slow."""
+    outcomes = {
+        0: [SOLVED, TIMEOUT, SOLVED, SOLVED],
+        1: [SOLVED, RAISES, DIES, TIMEOUT],
+        2: [SLOW, SLOW, SLOW, SLOW],
+    }
+    return np.array(outcomes[task.index])[:, None]
+
+
+def make_toy(task: Task, image_size: int, meshes: str) -> ToyEnv:
+    return ToyEnv(task)
+
+
+def load_scripted(folder: Path, device: str) -> ScriptedPolicy:
+    if folder.name == "missing":
+        raise LibraError(f"{folder} holds no policy")
+    if folder.name == "other_robot":
+        convention = ActionConvention(("x", "y", "z"), ("1",) * 3, "delta position", 20.0)
+        return ScriptedPolicy(action_space=ActionSpace(convention, (10,) * 3, (-1,) * 3, (1,) * 3))
+    if folder.name == "other_camera":
+        return ScriptedPolicy(observation_spec=ObservationSpec(("wrist",), 3))
+    return ScriptedPolicy()
+
+
+def watch_toy(env: ToyEnv, other: Task) -> Callable[[], bool] | None:
+    return (lambda: env.steps == 3) if other.index == 1 else None
+
+
+TOY = Benchmark(toy_tasks, toy_states, make_toy, load_scripted, watch_toy, settle_steps=0)

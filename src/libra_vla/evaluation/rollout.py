@@ -1,0 +1,154 @@
+"""One episode: a policy in an environment, recorded."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from libra_vla.action_space import ActionConvention
+from libra_vla.errors import LibraError
+from libra_vla.execution.executor import Executor
+from libra_vla.execution.trace import ChunkRecord
+from libra_vla.observation import Observation
+
+log = logging.getLogger(__name__)
+
+
+class Environment(Protocol):
+    """What a rollout knows of a simulator; `libra_vla.simulation.libero.LiberoEnv` is one.
+
+    Attributes:
+        convention: what its raw actions mean.
+    """
+
+    @property
+    def convention(self) -> ActionConvention: ...
+
+    def reset(self, *, seed: int, init_state: np.ndarray | None, spread: float) -> object:
+        """Starts an episode and lets the scene settle."""
+        ...
+
+    def observe(self) -> Observation:
+        """Returns the present moment; renders, so it is called only when a policy looks."""
+        ...
+
+    def step(self, action: np.ndarray) -> bool:
+        """Carries one raw action [D] out; returns whether the task is solved."""
+        ...
+
+    def end_effector(self) -> np.ndarray:
+        """Returns the end effector's position, float [3], m; renders nothing."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Episode:
+    """What happened.
+
+    Attributes:
+        success: the benchmark's own check said so at some step; the first one ends the episode.
+        steps: control steps carried out.
+        error: the exception that ended it, in one line; such an episode is neither a success nor
+            a failure.
+        goal_elsewhere: whether the watched goal (of another task) was reached at some step; None
+            when none was watched.
+        positions: end-effector positions [3], m, one before each step and one after the last.
+        states: proprioception float32 [S] the policy saw, one per chunk.
+        frames: the first camera's image at each chunk and at the end, uint8 [height, width, 3];
+            empty unless asked for.
+        chunks, control_ms: the executor's trace.
+    """
+
+    success: bool = False
+    steps: int = 0
+    error: str | None = None
+    goal_elsewhere: bool | None = None
+    positions: list[np.ndarray] = field(default_factory=list)
+    states: list[np.ndarray] = field(default_factory=list)
+    frames: list[np.ndarray] = field(default_factory=list)
+    chunks: list[ChunkRecord] = field(default_factory=list)
+    control_ms: list[float] = field(default_factory=list)
+
+
+def rollout(
+    env: Environment,
+    executor: Executor,
+    *,
+    seed: int,
+    step_budget: int,
+    init_state: np.ndarray | None = None,
+    spread: float = 0.0,
+    instruction: str | None = None,
+    watch: Callable[[], bool] | None = None,
+    record_frames: bool = False,
+) -> Episode:
+    """Runs one episode.
+
+    Args:
+        seed: of the environment's own randomness (fixtures) and of the policy's noise.
+        step_budget: control steps after settling.
+        init_state: the simulator state to start from; None lets the environment draw one.
+        spread: how far drawn object positions vary; see the environment.
+        instruction: given to the policy instead of the task's own.
+        watch: another goal to keep an eye on; it does not end the episode.
+        record_frames: keep images for a video.
+
+    Raises:
+        LibraError: the policy was trained for another robot or other cameras. Everything else
+            that is raised is the episode's error.
+    """
+    policy = executor.policy
+    policy.action_space.convention.require_equal(
+        env.convention, mine="the policy", theirs="the environment"
+    )
+    episode = Episode(goal_elsewhere=None if watch is None else False)
+
+    def observe() -> Observation:
+        seen = env.observe()
+        if record_frames:
+            episode.frames.extend(_frame(seen))
+        episode.states.append(np.asarray(seen.state))
+        return seen if instruction is None else replace(seen, instruction=instruction)
+
+    with _errors_kept_in(episode):
+        executor.reset(seed)
+        env.reset(seed=seed, init_state=init_state, spread=spread)
+        first = observe()
+    if episode.error is not None:
+        return episode
+    policy.observation_spec.check(first)
+    with _errors_kept_in(episode):
+        seen_already = [first]
+        episode.positions.append(env.end_effector())
+        while episode.steps < step_budget and not episode.success:
+            action = executor.act(lambda: seen_already.pop() if seen_already else observe())
+            episode.success = bool(env.step(action))
+            episode.steps += 1
+            episode.positions.append(env.end_effector())
+            if watch is not None and not episode.goal_elsewhere:
+                episode.goal_elsewhere = watch()
+    if record_frames:
+        with suppress(Exception):  # the outcome stands, with or without a last picture of it
+            episode.frames.extend(_frame(env.observe()))
+    episode.chunks, episode.control_ms = executor.trace, executor.control_ms
+    return episode
+
+
+@contextmanager
+def _errors_kept_in(episode: Episode) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        log.debug("an episode ended in an exception", exc_info=True)
+        text = (str(error).splitlines() or [""])[0]
+        episode.error = text if isinstance(error, LibraError) else f"{type(error).__name__}: {text}"
+        episode.success = False
+
+
+def _frame(seen: Observation) -> list[np.ndarray]:
+    return list(seen.images.values())[:1]
