@@ -138,9 +138,6 @@ class ToyEnv:
             time.sleep(0.5)
         return self.outcome in (SOLVED, SLOW)
 
-    def end_effector(self) -> np.ndarray:
-        return self.position.copy()
-
     def close(self) -> None:
         self.closed = True
 
@@ -159,7 +156,7 @@ def toy_states(task: Task) -> np.ndarray:
     return np.array(outcomes[task.index])[:, None]
 
 
-def make_toy(task: Task, image_size: int, meshes: str) -> ToyEnv:
+def make_toy(task: Task, **options: Any) -> ToyEnv:
     return ToyEnv(task)
 
 
@@ -178,4 +175,16 @@ def watch_toy(env: ToyEnv, other: Task) -> Callable[[], bool] | None:
     return (lambda: env.steps == 3) if other.index == 1 else None
 
 
-TOY = Benchmark(toy_tasks, toy_states, make_toy, load_scripted, watch_toy, settle_steps=0)
+def toy_end_effector(env: ToyEnv) -> np.ndarray:
+    return env.position.copy()
+
+
+TOY = Benchmark(
+    tasks=toy_tasks,
+    official_states=toy_states,
+    make_env=make_toy,
+    load_policy=load_scripted,
+    end_effector=toy_end_effector,
+    watch_goal=watch_toy,
+    settle_steps=0,
+)

@@ -18,7 +18,12 @@ from libra_vla.execution.executor import ExecutionConfig, Executor
 def run(outcome: int, policy: ScriptedPolicy | None = None, **options):
     env, policy = ToyEnv(toy_tasks("toy")[0]), policy or ScriptedPolicy()
     executor = Executor(policy, ExecutionConfig())
-    options = {"seed": 3, "step_budget": 8, "init_state": np.array([outcome])} | options
+    options = {
+        "end_effector": lambda: env.position.copy(),
+        "seed": 3,
+        "step_budget": 8,
+        "init_state": np.array([outcome]),
+    } | options
     return rollout(env, executor, **options), env, policy
 
 

@@ -39,10 +39,6 @@ class Environment(Protocol):
         """Carries one raw action [D] out; returns whether the task is solved."""
         ...
 
-    def end_effector(self) -> np.ndarray:
-        """Returns the end effector's position, float [3], m; renders nothing."""
-        ...
-
     def close(self) -> None: ...
 
 
@@ -79,6 +75,7 @@ def rollout(
     env: Environment,
     executor: Executor,
     *,
+    end_effector: Callable[[], np.ndarray],
     seed: int,
     step_budget: int,
     init_state: np.ndarray | None = None,
@@ -90,6 +87,7 @@ def rollout(
     """Runs one episode.
 
     Args:
+        end_effector: returns the end effector's present position [3], m; renders nothing.
         seed: of the environment's own randomness (fixtures) and of the policy's noise.
         step_budget: control steps after settling.
         init_state: the simulator state to start from; None lets the environment draw one.
@@ -124,12 +122,12 @@ def rollout(
     policy.observation_spec.check(first)
     with _errors_kept_in(episode):
         seen_already = [first]
-        episode.positions.append(env.end_effector())
+        episode.positions.append(end_effector())
         while episode.steps < step_budget and not episode.success:
             action = executor.act(lambda: seen_already.pop() if seen_already else observe())
             episode.success = bool(env.step(action))
             episode.steps += 1
-            episode.positions.append(env.end_effector())
+            episode.positions.append(end_effector())
             if watch is not None and not episode.goal_elsewhere:
                 episode.goal_elsewhere = watch()
     if record_frames:

@@ -1,0 +1,90 @@
+"""Where tasks, scenes and policies come from: LIBERO, or a toy of the same shape in tests."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from libra_vla.evaluation.rollout import Environment
+from libra_vla.execution.protocol import Policy
+from libra_vla.simulation.suites import SETTLE_STEPS, Task, load_tasks, official_states
+
+Watch = Callable[[], bool]
+
+
+class DescribedPolicy(Policy, Protocol):
+    """A policy that can say what it is."""
+
+    def describe(self) -> dict[str, Any]:
+        """Returns preset, parameters, N, M, H and checkpoint hash, as JSON values."""
+        ...
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The parts an evaluation is made of; functions of a module, so that workers find them.
+
+    Attributes:
+        tasks: suite name -> its tasks, in the benchmark's order.
+        official_states: task -> initial states [K, S].
+        make_env: (task, image_size=, meshes=, cameras=) -> environment, as `LiberoEnv`.
+        load_policy: (folder, device) -> policy.
+        end_effector: environment -> present position of the end effector [3], m.
+        watch_goal: (environment, another task) -> a check whether that task's goal is reached in
+            this scene, or None where the scene cannot tell.
+        settle_steps: control steps that `reset` spends before the first observation.
+    """
+
+    tasks: Callable[[str], Sequence[Task]]
+    official_states: Callable[[Task], np.ndarray]
+    make_env: Callable[..., Environment]
+    load_policy: Callable[[Path, str], DescribedPolicy]
+    end_effector: Callable[[Environment], np.ndarray]
+    watch_goal: Callable[[Environment, Task], Watch | None]
+    settle_steps: int
+
+
+def _make_libero(task: Task, **options: Any) -> Environment:
+    from libra_vla.simulation.libero import LiberoEnv
+
+    return LiberoEnv(task, **options)
+
+
+def _load_policy(folder: Path, device: str) -> DescribedPolicy:
+    from libra_vla.policies import load_policy
+
+    return load_policy(folder, device=device)
+
+
+def _libero_end_effector(env: Any) -> np.ndarray:
+    scene = env.robosuite_env
+    return scene.sim.data.site_xpos[scene.robots[0].eef_site_id].copy()
+
+
+def _watch_libero_goal(env: Any, other: Task) -> Watch | None:
+    """Evaluates the predicates of `other`'s goal on the objects of this scene.
+
+    None if an object is not in the scene, or if the predicates are this task's own: then (all of
+    LIBERO-Spatial) the two differ only in where their objects stand, which no predicate tells.
+    """
+    from libero.libero.envs.bddl_utils import robosuite_parse_problem
+
+    scene = env.robosuite_env
+    goal = robosuite_parse_problem(str(other.bddl_file))["goal_state"]
+    names = {name for _, *arguments in goal for name in arguments}
+    if goal == scene.parsed_problem["goal_state"] or not names <= scene.object_states_dict.keys():
+        return None
+    return lambda: all(scene._eval_predicate(predicate) for predicate in goal)
+
+
+LIBERO = Benchmark(
+    tasks=load_tasks,
+    official_states=official_states,
+    make_env=_make_libero,
+    load_policy=_load_policy,
+    end_effector=_libero_end_effector,
+    watch_goal=_watch_libero_goal,
+    settle_steps=SETTLE_STEPS,
+)

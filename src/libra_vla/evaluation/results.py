@@ -1,0 +1,94 @@
+"""From trials to the numbers of `results.json`."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from libra_vla.evaluation.smoothness import Smoothness
+from libra_vla.evaluation.statistics import mean_of, percentiles, rate
+from libra_vla.evaluation.trial import Trial
+from libra_vla.simulation.suites import Task
+
+SCHEMA_VERSION = 1
+
+
+def summarise(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Counts successes. Errors are left out of the rate: they say nothing about the policy."""
+    successes = sum(t.success for t in trials)
+    errors = sum(t.error is not None for t in trials)
+    success_rate, ci95 = rate(successes, len(trials) - errors)
+    return {
+        "episodes": len(trials),
+        "successes": successes,
+        "errors": errors,
+        "success_rate": success_rate,
+        "ci95": ci95,
+    }
+
+
+def results_of(
+    trials: Sequence[Trial], tasks: Sequence[Task], instructed_by: Mapping[int, Task]
+) -> dict[str, Any]:
+    """Everything in `results.json` that follows from the trials."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **summarise(trials),
+        "tasks": task_results(trials, tasks, instructed_by),
+        "latency_ms": latency(trials),
+        "smoothness": mean_smoothness(trials),
+        "failures": failures(trials),
+        "trials": trial_rows(trials),
+    }
+
+
+def task_results(
+    trials: Sequence[Trial], tasks: Iterable[Task], instructed_by: Mapping[int, Task]
+) -> list[dict[str, Any]]:
+    """The same per task, with the instruction that the policy was given."""
+    rows = []
+    for task in tasks:
+        own = [t for t in trials if t.task == task.index]
+        other = instructed_by.get(task.index)
+        row = {"index": task.index, "name": task.name}
+        row["instruction"] = (other or task).instruction
+        row |= summarise(own)
+        if other is not None:
+            watched = [t.goal_elsewhere for t in own if t.goal_elsewhere is not None]
+            row["swapped"] = {
+                "task_instruction": task.instruction,
+                "instruction_from": other.index,
+                "other_goal": {"evaluated": len(watched), "reached": sum(watched)},
+            }
+        rows.append(row)
+    return rows
+
+
+def latency(trials: Iterable[Trial]) -> dict[str, dict[str, float | int | None]]:
+    """Milliseconds over all trials: `plan` and `refine` per call, `control` per control step,
+    `chunk` per chunk (its refinement, and its plan where there was one: the paper's figure)."""
+    trials = list(trials)
+    plans = [(p, r) for t in trials for p, r in zip(t.plan_ms, t.refine_ms, strict=True)]
+    return {
+        "plan": percentiles([plan for plan, _ in plans if plan is not None]),
+        "refine": percentiles([refine for _, refine in plans]),
+        "chunk": percentiles([(plan or 0.0) + refine for plan, refine in plans]),
+        "control": percentiles([ms for t in trials for ms in t.control_ms]),
+    }
+
+
+def mean_smoothness(trials: Iterable[Trial]) -> dict[str, float | None]:
+    """Each field of `Smoothness`, averaged over the trials that ended without an error."""
+    measured = [t.smoothness for t in trials if t.error is None and t.smoothness is not None]
+    return {f.name: mean_of(m[f.name] for m in measured) for f in fields(Smoothness)}
+
+
+def failures(trials: Iterable[Trial]) -> dict[str, int]:
+    """Number of failures by class; errors are no failures."""
+    return dict(Counter(t.failure for t in trials if t.failure is not None))
+
+
+def trial_rows(trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    """One row per trial, without its timings: those are in `episodes.jsonl`."""
+    left_out = ("plan_ms", "refine_ms", "control_ms")
+    return [{k: v for k, v in asdict(t).items() if k not in left_out} for t in trials]

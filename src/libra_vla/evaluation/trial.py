@@ -1,0 +1,202 @@
+"""One trial of an evaluation, as a worker process runs it."""
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from libra_vla.errors import LibraError
+from libra_vla.evaluation.benchmark import Benchmark, DescribedPolicy
+from libra_vla.evaluation.rollout import Environment, Episode, rollout
+from libra_vla.evaluation.smoothness import smoothness
+from libra_vla.execution.executor import ExecutionConfig, Executor
+from libra_vla.execution.trace import trace_arrays
+from libra_vla.files import atomic_file
+from libra_vla.simulation.suites import Task
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to run one trial.
+
+    Attributes:
+        task, trial: which one; `trial` counts from 0 within its task.
+        seed: of the scene's fixtures and of the policy's noise.
+        init_state: official initial state, or None to draw one with `spread`.
+        step_budget: control steps after settling.
+        instructed_by: the task whose instruction the policy gets instead, or None.
+        record: folder for this trial's video and trace, or None.
+    """
+
+    policy: Path
+    device: str
+    execution: ExecutionConfig
+    benchmark: Benchmark
+    task: Task
+    trial: int
+    seed: int
+    init_state: np.ndarray | None
+    spread: float
+    step_budget: int
+    image_size: int
+    meshes: str
+    instructed_by: Task | None = None
+    record: Path | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The outcome of one trial: a line of `episodes.jsonl`.
+
+    Attributes:
+        task, trial, seed: as in `Job`.
+        init_state: index of the official initial state; None if it was drawn.
+        success, steps, error: as in `Episode`.
+        failure: class of the failure: "timeout", the step budget was used up; None if it is none.
+        goal_elsewhere: whether the other task's goal was reached, where that can be told.
+        smoothness: fields of `Smoothness`.
+        plan_ms: one per chunk, None where no plan was made.
+        refine_ms, control_ms: one per chunk and per control step.
+        wall_s: seconds from the start of the trial to its end.
+    """
+
+    task: int
+    trial: int
+    seed: int
+    init_state: int | None
+    success: bool = False
+    steps: int = 0
+    error: str | None = None
+    failure: str | None = None
+    goal_elsewhere: bool | None = None
+    smoothness: dict[str, float | None] | None = None
+    plan_ms: list[float | None] = field(default_factory=list)
+    refine_ms: list[float] = field(default_factory=list)
+    control_ms: list[float] = field(default_factory=list)
+    wall_s: float = 0.0
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.task, self.trial
+
+    @classmethod
+    def of(cls, job: Job, **outcome: Any) -> "Trial":
+        """The trial that `job` describes, with its outcome."""
+        return cls(
+            task=job.task.index,
+            trial=job.trial,
+            seed=job.seed,
+            init_state=None if job.init_state is None else job.trial,
+            **outcome,
+        )
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """The input is wrong for every trial alike: the evaluation stops with this message."""
+
+    message: str
+
+
+def run_trial(job: Job) -> Trial | Unfit:
+    """Runs one trial; the policy and the latest environment stay loaded for the next."""
+    began = time.perf_counter()
+    try:
+        policy = _policy(job.benchmark, job.policy, job.device)
+        executor = Executor(policy, job.execution)
+        env = _environment(job, policy.observation_spec.cameras)
+        other = job.instructed_by
+        episode = rollout(
+            env,
+            executor,
+            end_effector=lambda: job.benchmark.end_effector(env),
+            seed=job.seed,
+            init_state=job.init_state,
+            spread=job.spread,
+            step_budget=job.step_budget,
+            instruction=None if other is None else other.instruction,
+            watch=None if other is None else job.benchmark.watch_goal(env, other),
+            record_frames=job.record is not None,
+        )
+        if job.record is not None:
+            _save(episode, job.record, job, frame_rate=_rate(executor) / _execute(executor))
+    except LibraError as error:
+        return Unfit(str(error))
+    if episode.error is not None:
+        _forget_scene()  # whatever broke may have left the simulator in no state to go on
+    failed = episode.error is None and not episode.success
+    measured = smoothness(
+        np.reshape(episode.positions, (-1, 3)), [c.step for c in episode.chunks], _rate(executor)
+    )
+    return Trial.of(
+        job,
+        success=episode.success,
+        steps=episode.steps,
+        error=episode.error,
+        failure="timeout" if failed else None,
+        goal_elsewhere=episode.goal_elsewhere,
+        smoothness={k: _finite(v) for k, v in asdict(measured).items()},
+        plan_ms=[None if c.plan_ms is None else round(c.plan_ms, 4) for c in episode.chunks],
+        refine_ms=[round(c.refine_ms, 4) for c in episode.chunks],
+        control_ms=[round(ms, 4) for ms in episode.control_ms],
+        wall_s=round(time.perf_counter() - began, 3),
+    )
+
+
+def _rate(executor: Executor) -> float:
+    return executor.policy.action_space.convention.rate_hz
+
+
+def _execute(executor: Executor) -> int:
+    return executor.config.execute or executor.policy.chunk
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+@cache
+def _policy(benchmark: Benchmark, folder: Path, device: str) -> DescribedPolicy:
+    return benchmark.load_policy(folder, device)
+
+
+_scene: dict[tuple[object, ...], Environment] = {}
+"""The environment of the task at hand: one per process, for they are large."""
+
+
+def _environment(job: Job, cameras: tuple[str, ...]) -> Environment:
+    key = (job.task.suite, job.task.index, job.image_size, job.meshes, cameras)
+    if key not in _scene:
+        _forget_scene()
+        _scene[key] = job.benchmark.make_env(
+            job.task, image_size=job.image_size, meshes=job.meshes, cameras=cameras
+        )
+    return _scene[key]
+
+
+def _forget_scene() -> None:
+    while _scene:
+        _scene.popitem()[1].close()
+
+
+def _save(episode: Episode, folder: Path, job: Job, *, frame_rate: float) -> None:
+    """Writes the video (frames as the policy saw them, in real time) and the trace."""
+    name = f"task{job.task.index:02d}_trial{job.trial:03d}"
+    if episode.frames:
+        from libra_vla.data.video import write_video
+
+        write_video(folder / "videos" / f"{name}.mp4", episode.frames, fps=frame_rate)
+    if episode.chunks:
+        arrays = trace_arrays(episode.chunks)
+        with atomic_file(folder / "traces" / f"{name}.npz") as partial:
+            np.savez_compressed(
+                partial,
+                positions=np.array(episode.positions),
+                states=np.array(episode.states),
+                control_ms=np.array(episode.control_ms),
+                **arrays,
+            )

@@ -1,0 +1,216 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import TOY
+
+from libra_vla.errors import LibraError
+from libra_vla.evaluation.config import EvalConfig
+from libra_vla.evaluation.evaluate import evaluate
+
+
+def configure(tmp_path: Path, **options) -> EvalConfig:
+    defaults = {"policy": tmp_path / "run", "suite": "toy", "out": tmp_path / "out"}
+    return EvalConfig(**defaults | {"episodes": 4, "tasks": "0", "workers": 1} | options)
+
+
+def run(config: EvalConfig, **options) -> tuple[dict, list]:
+    """Returns the results and the (task, trial) of each trial that was run."""
+    ran = []
+    results = evaluate(
+        config,
+        on_progress=lambda trial, done, total: ran.append(trial.key),
+        benchmark=TOY,
+        **options,
+    )
+    return results, ran
+
+
+def test_results_follow_the_contract(tmp_path):
+    results, ran = run(configure(tmp_path))
+    assert results == json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(ran) == 4
+    expected = {"episodes": 4, "successes": 3, "errors": 0, "success_rate": 0.75}
+    assert {k: results[k] for k in expected} == expected
+    assert results["ci95"] == pytest.approx([0.30064, 0.95441], abs=1e-5)
+    assert results["schema_version"] == 1 and results["complete"] and results["wall_s"] > 0
+    assert results["policy"]["preset"] == "scripted" and results["policy"]["H"] == 5
+    assert (results["mode"], results["horizon_factor"], results["execute"]) == ("sequential", 2, 5)
+    assert results["failures"] == {"timeout": 1}
+    assert results["protocol"]["trials"] == 4 and results["protocol"]["step_budget"] == 8
+    assert results["protocol"]["official"] is False
+    task = results["tasks"][0]
+    assert (task["index"], task["instruction"], task["successes"]) == (0, "do number 0", 3)
+    for kind, count in (("plan", 4), ("refine", 8), ("chunk", 8), ("control", 6 * 3 + 8)):
+        assert results["latency_ms"][kind]["n"] == count
+        assert results["latency_ms"][kind]["p50"] >= 0
+    assert results["smoothness"]["path_length"] > 0
+    assert [t["init_state"] for t in results["trials"]] == [0, 1, 2, 3]
+    assert len({t["seed"] for t in results["trials"]}) == 4
+    assert {"python", "torch"} <= results["versions"].keys()
+
+
+def test_two_workers_find_what_one_finds(tmp_path):
+    one, _ = run(configure(tmp_path, out=tmp_path / "one", tasks="0,2"))
+    two, _ = run(configure(tmp_path, out=tmp_path / "two", tasks="0,2", workers=2))
+
+    def without_time(results):
+        return [{k: v for k, v in t.items() if k != "wall_s"} for t in results["trials"]]
+
+    assert without_time(one) == without_time(two)
+
+
+def test_exceptions_and_killed_workers_are_errors_and_no_failures(tmp_path):
+    results, ran = run(configure(tmp_path, tasks="1"))
+    assert len(ran) == 4
+    assert (results["successes"], results["errors"]) == (1, 2)
+    assert results["success_rate"] == 0.5 and results["failures"] == {"timeout": 1}
+    raised, killed = (results["trials"][i]["error"] for i in (1, 2))
+    assert raised == "RuntimeError: the simulation is unstable"
+    assert killed and "\n" not in killed
+
+
+def test_resuming_skips_what_is_finished_and_repeats_errors(tmp_path):
+    config = configure(tmp_path, tasks="1")
+    before, _ = run(config)
+    again, ran = run(configure(tmp_path, tasks="1", resume=True))
+    assert sorted(ran) == [(1, 1), (1, 2)]
+    assert again["errors"] == before["errors"] and again["episodes"] == 4
+
+
+def test_resuming_a_torn_journal_repeats_the_torn_trial(tmp_path):
+    run(configure(tmp_path))
+    journal = tmp_path / "out" / "episodes.jsonl"
+    journal.write_text(journal.read_text()[:-20])
+    results, ran = run(configure(tmp_path, resume=True))
+    assert len(ran) == 1 and results["successes"] == 3
+    assert len(journal.read_text().splitlines()) == 4
+    journal.write_text("{not json\n" + journal.read_text())
+    with pytest.raises(LibraError, match="line 1, is not valid JSON"):
+        run(configure(tmp_path, resume=True))
+
+
+def test_resuming_something_else_is_refused(tmp_path):
+    run(configure(tmp_path))
+    with pytest.raises(LibraError, match="seed was 0 and is now 1"):
+        run(configure(tmp_path, resume=True, seed=1))
+    identity = tmp_path / "out" / "evaluation.json"
+    identity.write_text(identity.read_text().replace("0" * 64, "f" * 64))
+    with pytest.raises(LibraError, match="policy checkpoint_hash was 'ffff"):
+        run(configure(tmp_path, resume=True))
+
+
+def test_an_existing_folder_is_left_alone(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(LibraError, match="exists already"):
+            run(configure(tmp_path, resume=resume))
+
+
+def test_a_policy_for_another_robot_stops_the_evaluation_and_leaves_nothing(tmp_path):
+    with pytest.raises(LibraError, match="does not follow the action convention"):
+        run(configure(tmp_path, policy=tmp_path / "other_robot"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"episodes": 0}, "episodes is 0: expected at least 1"),
+        ({"episodes": 5}, "has 4 official initial states per task"),
+        ({"workers": 0}, "workers is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"tasks": "0,3"}, "toy has no task 3: expected 0 to 2"),
+        ({"tasks": "zero"}, "tasks are 'zero'"),
+        ({"states": "offical"}, "did you mean 'official'"),
+        ({"spread": 1.0}, "spread only applies to sampled"),
+        ({"mode": "concurrent"}, "not available yet"),
+        ({"horizon_factor": 3}, "plans for M = 2"),
+        ({"instruction_from": {0: 7}}, "cannot give task 0 the instruction of task 7"),
+        ({"instruction_from": {1: 0}}, "a task that is evaluated"),
+    ],
+)
+def test_a_wrong_request_is_one_clear_line(tmp_path, options, message):
+    with pytest.raises(LibraError, match=message) as raised:
+        run(configure(tmp_path, **options))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_swapped_instructions_are_reported_with_the_other_goal(tmp_path):
+    results, _ = run(configure(tmp_path, tasks="0,2", instruction_from={0: 1, 2: 0}))
+    first, second = results["tasks"]
+    assert first["instruction"] == "do number 1"
+    assert first["swapped"] == {
+        "task_instruction": "do number 0",
+        "instruction_from": 1,
+        "other_goal": {"evaluated": 4, "reached": 4},
+    }
+    assert second["swapped"]["other_goal"] == {"evaluated": 0, "reached": 0}
+
+
+def test_sampled_states_have_no_index(tmp_path):
+    results, _ = run(configure(tmp_path, states="sampled", spread=0.5, episodes=6))
+    assert {t["init_state"] for t in results["trials"]} == {None}
+    assert results["failures"] == {"timeout": 6} and not results["protocol"]["official"]
+
+
+def test_videos_and_traces_of_the_first_trials(tmp_path):
+    run(configure(tmp_path, videos=2))
+    names = ["task00_trial000", "task00_trial001"]
+    assert sorted(p.stem for p in (tmp_path / "out" / "videos").glob("*.mp4")) == names
+    assert sorted(p.stem for p in (tmp_path / "out" / "traces").glob("*.npz")) == names
+    with np.load(tmp_path / "out" / "traces" / "task00_trial000.npz") as trace:
+        assert trace["positions"].shape == (7, 3) and trace["coarse"].shape == (2, 5, 3)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from fakes import TOY
+from libra_vla.evaluation.config import EvalConfig
+from libra_vla.evaluation.evaluate import evaluate
+
+if __name__ == "__main__":
+    out, resume = Path(sys.argv[1]), sys.argv[2] == "resume"
+    config = EvalConfig(out, "toy", out, tasks="2", episodes=4, workers=2, resume=resume)
+    try:
+        evaluate(config, benchmark=TOY)
+    except KeyboardInterrupt as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(130)
+"""
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
+    script, out = tmp_path / "script.py", tmp_path / "out"
+    script.write_text(SCRIPT)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, str(script), str(out)]
+    process = subprocess.Popen(
+        [*command, "fresh"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "episodes.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "of 4 trials: run the same command with --resume to go on" in errors
+    assert "Traceback" not in errors
+    partial = json.loads((out / "results.json").read_text())
+    assert not partial["complete"] and 1 <= partial["episodes"] < 4
+    subprocess.run([*command, "resume"], env=environment, check=True, capture_output=True)
+    whole = json.loads((out / "results.json").read_text())
+    assert whole["complete"] and whole["successes"] == 4
