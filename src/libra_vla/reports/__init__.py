@@ -1,0 +1,1 @@
+"""Reports: what a run showed, as one self-contained HTML page."""
