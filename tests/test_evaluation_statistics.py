@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libra_vla.evaluation.smoothness import smoothness
@@ -26,7 +26,6 @@ def test_wilson_holds_the_rate_and_mirrors(case):
     assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-12)
 
 
-@settings(deadline=None)  # the first call imports scipy
 @given(st.integers(1, 600).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_agrees_with_scipy(case):
     stats = pytest.importorskip("scipy.stats")

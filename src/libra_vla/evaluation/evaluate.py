@@ -43,9 +43,7 @@ def evaluate(
     suite = benchmark.tasks(config.suite)
     tasks = _chosen(suite, config.tasks)
     instructed_by = _instructed_by(suite, tasks, config.instruction_from or {})
-    policy = benchmark.load_policy(config.policy, config.device)
-    execution = ExecutionConfig(config.mode, config.horizon_factor, config.execute).resolve(policy)
-    described = policy.describe()
+    execution, described = _inspect(config, benchmark)
     jobs = _jobs(config, benchmark, execution, tasks, instructed_by)
     journal = Journal(config.out, _identity(config, execution, described), resume=config.resume)
 
@@ -101,9 +99,19 @@ def _run(
             journal.append(trial)
             so_far = summarise(list(done.values()))
             bar.update()
-            bar.set_postfix_str(f"{so_far['successes']} solved, {so_far['errors']} errors")
+            solved = (
+                "none yet" if so_far["success_rate"] is None else f"{so_far['success_rate']:.1%}"
+            )
+            bar.set_postfix_str(f"success {solved}, {so_far['errors']} errors")
             if on_progress is not None:
                 on_progress(trial, len(done), len(jobs))
+
+
+def _inspect(config: EvalConfig, benchmark: Benchmark) -> tuple[ExecutionConfig, dict[str, Any]]:
+    """Loads the policy once, only to check the request against it and to say what it is."""
+    policy = benchmark.load_policy(config.policy, config.device)
+    execution = ExecutionConfig(config.mode, config.horizon_factor, config.execute)
+    return execution.resolve(policy), policy.describe()
 
 
 def _key(job: Job) -> tuple[int, int]:
