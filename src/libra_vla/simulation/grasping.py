@@ -1,0 +1,220 @@
+"""Grasps of a parallel gripper from above, from collision geometry alone.
+
+No table per object: the surface samples of the target are cut into slices across candidate finger
+axes, and whatever fits between the fingers without touching the open hand is a candidate. Costs
+are continuous in the object's position, so that alike scenes are grasped alike: what a policy is to
+learn from must not flip between two equally good grasps.
+
+The hand frame: x along the finger axis, y across, z the approach; the origin is the grip site.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+FINGER_INNER, FINGER_OUTER = 0.039, 0.058
+"""Metres from the grip site to the inner and outer side of an open finger."""
+FINGER_ACROSS = 0.013
+"""Half width of a finger across the finger axis, m."""
+FINGER_TIP = 0.011
+"""Metres by which the finger tips reach past the grip site."""
+PAD_BACK = 0.012
+"""Metres by which the finger pads reach back behind the grip site."""
+PALM_BACK = 0.036
+"""Metres behind the grip site at which the palm begins."""
+PALM_ALONG, PALM_ACROSS = 0.107, 0.036
+"""Half sizes of the palm along and across the finger axis, m."""
+WIDEST = 0.068
+"""Widest part to grasp, m: 6 mm of room at each side of the open fingers."""
+
+SLICE = 0.008
+YAW_STEP = np.pi / 12
+DEPTHS = (0.025, 0.015)
+FLOOR_CLEARANCE = 0.012
+REACH = 0.70
+"""Metres from the robot's base up to which a grasp from above costs nothing extra; the elbow is
+straight near 0.78 m."""
+
+WIDTH_COST = 1.0
+OFFSET_COST = 1.3
+YAW_COST = 0.03
+SHALLOW_COST = 2.0
+REACH_COST = 1.0
+SIDE_COST = 0.01
+COLLISION_COST = 4.0
+AVOID_COST = 0.05
+MARGIN = 0.01
+"""Metres of room that the hand should keep from other things."""
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """Where the hand must be to close on an object, pointing straight down.
+
+    Attributes:
+        offset: grip site relative to the object's origin, in the object's frame, metres [3].
+        yaw: of the finger axis, from world y, radians; a rotation about world z.
+        object_yaw: of the object when the grasp was planned, radians.
+        width: of what is grasped, metres.
+        depth: of the grip site below the object's top, metres.
+        cost: what the planner minimised.
+    """
+
+    offset: np.ndarray
+    yaw: float
+    object_yaw: float
+    width: float
+    depth: float
+    cost: float
+
+
+def hand_rotation(yaw: float) -> np.ndarray:
+    """Rotation [3, 3] of a hand that points down with its finger axis `yaw` from world y."""
+    c, s = np.cos(yaw), np.sin(yaw)
+    return np.array([[-s, c, 0.0], [c, s, 0.0], [0.0, 0.0, -1.0]])
+
+
+def yaw_of(rotation: np.ndarray) -> float:
+    """Heading of a rotation [3, 3] about world z, radians."""
+    return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
+
+
+def plan_grasp(
+    target: np.ndarray,
+    others: np.ndarray,
+    position: np.ndarray,
+    rotation: np.ndarray,
+    goal: np.ndarray,
+    base: np.ndarray,
+    avoid: Sequence[Grasp] = (),
+) -> Grasp | None:
+    """Returns the cheapest grasp from above, or None where there is none.
+
+    Args:
+        target: surface samples of the object, world frame [K, 3], metres.
+        others: surface samples of everything else but the table [M, 3].
+        position, rotation: pose of the object, [3] and [3, 3].
+        goal: where the object's origin is to go, [3]; the hand must be able to reach that too.
+        base: position of the robot's base [3].
+        avoid: grasps that failed before; what is like them costs more.
+    """
+    candidates = _candidates(target, position, rotation, goal, base)
+    near = (np.abs(others - position)[:, :2] < 0.2).all(axis=1)
+    nearby = others[near & (others[:, 2] > target[:, 2].min())]
+    best = None
+    for grasp in sorted(candidates, key=lambda grasp: grasp.cost):
+        if best is not None and grasp.cost >= best.cost:
+            break  # what is still to be added is never negative
+        site = position + rotation @ grasp.offset
+        frame = hand_rotation(grasp.yaw)
+        if _intrusion((target - site) @ frame, 0.0) > 0.0:
+            continue
+        cost = grasp.cost + COLLISION_COST * _intrusion((nearby - site) @ frame, MARGIN)
+        cost += sum(AVOID_COST for other in avoid if _alike(grasp, other))
+        if best is None or cost < best.cost:
+            best = replace(grasp, cost=cost)
+    return best
+
+
+def _candidates(
+    target: np.ndarray,
+    position: np.ndarray,
+    rotation: np.ndarray,
+    goal: np.ndarray,
+    base: np.ndarray,
+) -> Iterator[Grasp]:
+    """Yields what fits between the fingers, with its cost short of collisions."""
+    axes = [yaw_of(rotation) + quarter for quarter in (0.0, np.pi / 2)]
+    top = target[:, 2].max()
+    lowest = target[:, 2].min() + FLOOR_CLEARANCE
+    heights = sorted({max(top - depth, lowest) for depth in DEPTHS})
+    for yaw in map(_wrap, [*np.arange(-5, 7) * YAW_STEP, *axes]):
+        frame = hand_rotation(yaw)
+        flat = (target - position) @ frame  # along, across, down
+        for height in heights:
+            down = position[2] - height
+            for centre, width in _slices(flat, down):
+                offset = frame @ np.array([*centre, down])
+                cost = (
+                    WIDTH_COST * width
+                    + OFFSET_COST * float(np.hypot(*centre))
+                    + YAW_COST * abs(yaw)
+                    + SHALLOW_COST * (height - heights[0])
+                    + REACH_COST * _excess_reach(position + offset, base)
+                    + REACH_COST * _excess_reach(goal + offset, base)
+                    + SIDE_COST * float(offset[1] < -0.01)
+                )
+                yield Grasp(
+                    offset=rotation.T @ offset,
+                    yaw=yaw,
+                    object_yaw=yaw_of(rotation),
+                    width=width,
+                    depth=float(top - height),
+                    cost=cost,
+                )
+
+
+def _alike(one: Grasp, other: Grasp) -> bool:
+    turn = abs(_wrap(one.yaw - one.object_yaw - other.yaw + other.object_yaw))
+    return bool(np.linalg.norm(one.offset - other.offset) < 0.012 and turn < YAW_STEP / 2)
+
+
+def hand_collides(points: np.ndarray, site: np.ndarray, yaw: float) -> bool:
+    """Tells whether samples [K, 3] touch an open hand with its grip site at `site` [3]."""
+    return _intrusion((points - site) @ hand_rotation(yaw), 0.004) > 0.0
+
+
+def _slices(flat: np.ndarray, down: float) -> list[tuple[np.ndarray, float]]:
+    """Finds what fits between the pads at depth `down` (m, hand frame about the object's origin).
+
+    Returns:
+        Pairs of the centre [2] (along and across the finger axis) and the width.
+    """
+    band = flat[(flat[:, 2] > down - PAD_BACK) & (flat[:, 2] < down + FINGER_TIP)]
+    if not len(band):
+        return []
+    found = []
+    reach = np.abs(band[:, 1]).max()
+    for step in range(-int(reach / SLICE), int(reach / SLICE) + 1):
+        across = step * SLICE
+        along = np.sort(band[np.abs(band[:, 1] - across) < SLICE, 0])
+        if len(along) < 2:
+            continue
+        gaps = np.flatnonzero(np.diff(along) > 0.012)
+        starts = along[np.concatenate([[0], gaps + 1])]
+        ends = along[np.concatenate([gaps, [len(along) - 1]])]
+        for i, start in enumerate(starts):
+            for end in ends[i:]:
+                if end - start < WIDEST:
+                    found.append((np.array([(start + end) / 2, across]), float(end - start)))
+    return found
+
+
+def _intrusion(points: np.ndarray, margin: float) -> float:
+    """How deep samples [K, 3] in the hand frame enter the open hand grown by `margin`, metres.
+
+    The hand comes from above, so everything above its parts belongs to them.
+    """
+    if not len(points):
+        return 0.0
+    along, across, down = np.abs(points[:, 0]), np.abs(points[:, 1]), points[:, 2]
+    finger = np.minimum.reduce(
+        [
+            np.minimum(along - FINGER_INNER, FINGER_OUTER - along),
+            FINGER_ACROSS - across,
+            FINGER_TIP - down,
+        ]
+    )
+    palm = np.minimum.reduce([PALM_ALONG - along, PALM_ACROSS - across, -PALM_BACK - down])
+    return max(0.0, float(np.maximum(finger, palm).max()) + margin)
+
+
+def _excess_reach(site: np.ndarray, base: np.ndarray) -> float:
+    return max(0.0, float(np.hypot(*(site - base)[:2])) - REACH)
+
+
+def _wrap(yaw: float) -> float:
+    """The same finger axis with -pi/2 < yaw <= pi/2: the fingers are alike."""
+    wrapped = (yaw + np.pi / 2) % np.pi - np.pi / 2
+    return float(np.pi / 2 if wrapped < -np.pi / 2 + 1e-6 else wrapped)

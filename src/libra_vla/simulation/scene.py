@@ -1,0 +1,185 @@
+"""Privileged view of a LIBERO scene: goals, poses and collision surfaces.
+
+Only scripted experts look here; policies see images and proprioception.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from libra_vla.errors import LibraError
+
+if TYPE_CHECKING:
+    from libra_vla.simulation.suites import Task
+
+TABLES = {f"{room}_table" for room in ("main", "kitchen", "living_room", "study", "coffee")} | {
+    "floor"
+}
+SPACING = 0.006
+"""Metres between surface samples; the narrowest part of the hand is 19 mm wide."""
+SURFACE_RADIUS = 0.03
+"""Metres around a receptacle's centre in which its highest point is its surface."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One `(predicate target receptacle)` of a task: put `target` on or in `receptacle`."""
+
+    predicate: str
+    target: str
+    receptacle: str
+
+
+def placement_goals(task: "Task") -> list[Goal]:
+    """Returns the goals of a task that only asks to place objects.
+
+    Raises:
+        LibraError: the goal asks for something else (a drawer, a knob, a push), or needs a drawer
+            or a door to be opened first.
+    """
+    from libero.libero.envs.bddl_utils import robosuite_parse_problem
+
+    problem = robosuite_parse_problem(task.bddl_file)
+    objects = {name for names in problem["objects"].values() for name in names}
+    regions = {
+        name: region["target"]
+        for name, region in problem["regions"].items()
+        if region["target"] not in TABLES
+    }
+    goals = []
+    for predicate, *names in problem["goal_state"]:
+        predicate = predicate.lower()
+        if len(names) == 2 and names[0] in objects:
+            receptacle = names[1]
+            onto = receptacle in objects or receptacle in regions
+            into = regions.get(receptacle) in objects  # a basket; a drawer may be shut
+            if (predicate == "on" and onto) or (predicate == "in" and into):
+                goals.append(Goal(predicate, names[0], receptacle))
+                continue
+        raise LibraError(
+            f"{task.suite} {task.index} ('{task.instruction}') is no pick-and-place task: the "
+            f"expert has no skill for the goal ({' '.join([predicate, *names])})"
+        )
+    return goals
+
+
+class Scene:
+    """Live poses and collision surfaces of one simulation.
+
+    Must be made anew after every reset: robosuite may compile a new model.
+
+    Args:
+        robosuite_env: LIBERO's robosuite environment.
+    """
+
+    def __init__(self, robosuite_env: Any) -> None:
+        self.env = robosuite_env
+        self.model = robosuite_env.sim.model._model
+        self.data = robosuite_env.sim.data._data
+        robot = robosuite_env.robots[0]
+        self._site = robot.eef_site_id
+        self._fingers = robot._ref_gripper_joint_pos_indexes
+        self.base = np.array(self.data.body("robot0_base").xpos)
+        self._surfaces = self._sample_surfaces()
+
+    def hand(self) -> tuple[np.ndarray, np.ndarray]:
+        """Position [3] (m) and rotation [3, 3] of the grip site; its z axis is the approach."""
+        position = np.array(self.data.site_xpos[self._site])
+        return position, np.array(self.data.site_xmat[self._site]).reshape(3, 3)
+
+    def opening(self) -> float:
+        """Metres between the fingers, 0 to 0.08."""
+        left, right = self.data.qpos[self._fingers]
+        return float(left - right)
+
+    def pose(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Position [3] (m) and rotation [3, 3] of an object's origin."""
+        body = self.env.obj_body_id[name]
+        return np.array(self.data.xpos[body]), np.array(self.data.xmat[body]).reshape(3, 3)
+
+    def speed(self, name: str) -> float:
+        """Speed of an object in m/s."""
+        return float(np.linalg.norm(self.data.cvel[self.env.obj_body_id[name]][3:]))
+
+    def holds(self, goal: Goal) -> bool:
+        """LIBERO's own check of one goal."""
+        return bool(self.env._eval_predicate([goal.predicate, goal.target, goal.receptacle]))
+
+    def succeeded(self) -> bool:
+        """LIBERO's own check of the whole task."""
+        return bool(self.env._check_success())
+
+    def points(self, *, only: str | None = None, without: str | None = None) -> np.ndarray:
+        """World positions [K, 3] of samples on collision surfaces, tables left out.
+
+        Args:
+            only: an object or fixture; by default all of them.
+            without: an object to leave out.
+        """
+        chosen = []
+        for root, bodies in self._surfaces.items():
+            if (only is None or root == self._root(only)) and (
+                without is None or root != self._root(without)
+            ):
+                for body, local in bodies.items():
+                    rotation = self.data.xmat[body].reshape(3, 3)
+                    chosen.append(local @ rotation.T + self.data.xpos[body])
+        return np.concatenate(chosen) if chosen else np.empty((0, 3))
+
+    def receptacle(self, name: str) -> tuple[np.ndarray, float]:
+        """Centre [2] (m) and height (m) of the surface on which a receptacle carries objects."""
+        if name in self.env.obj_body_id:
+            owner, centre = name, self.pose(name)[0]
+        else:
+            state = self.env.object_states_dict[name]
+            owner, centre = state.parent_name, np.array(self.data.site(name).xpos)
+        points = self.points(only=owner)
+        near = np.linalg.norm(points[:, :2] - centre[:2], axis=1) < SURFACE_RADIUS
+        if not near.any():
+            return centre[:2], float(centre[2])
+        return centre[:2], float(points[near, 2].max())
+
+    def _root(self, name: str) -> int:
+        return int(self.model.body_rootid[self.env.obj_body_id[name]])
+
+    def _sample_surfaces(self) -> dict[int, dict[int, np.ndarray]]:
+        """Samples all collision boxes but the robot's and the table's, by root body and body."""
+        import mujoco
+
+        model = self.model
+        known = {int(model.body_rootid[body]) for body in self.env.obj_body_id.values()}
+        surfaces: dict[int, dict[int, list[np.ndarray]]] = {}
+        for geom in range(model.ngeom):
+            body = int(model.geom_bodyid[geom])
+            root = int(model.body_rootid[body])
+            collides = model.geom_contype[geom] or model.geom_conaffinity[geom]
+            if root not in known or not collides:
+                continue
+            if model.geom_type[geom] != mujoco.mjtGeom.mjGEOM_BOX:
+                continue  # LIBERO's objects and fixtures collide as boxes
+            rotation = np.empty(9)
+            mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
+            local = _box_surface(model.geom_size[geom]) @ rotation.reshape(3, 3).T
+            surfaces.setdefault(root, {}).setdefault(body, []).append(local + model.geom_pos[geom])
+        return {
+            root: {body: _thin(np.concatenate(parts)) for body, parts in bodies.items()}
+            for root, bodies in surfaces.items()
+        }
+
+
+def _box_surface(half: np.ndarray) -> np.ndarray:
+    """Samples the surface of a box with half sizes [3] (m); returns points [K, 3]."""
+    axes = [np.linspace(-h, h, max(2, int(np.ceil(2 * h / SPACING)) + 1)) for h in half]
+    faces = []
+    for axis in range(3):
+        ends = [axes[i] if i != axis else axes[i][[0, -1]] for i in range(3)]
+        faces.append(np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3))
+    return np.concatenate(faces)
+
+
+def _thin(points: np.ndarray) -> np.ndarray:
+    """Keeps one of the samples [K, 3] in each cell of half the spacing: boxes overlap."""
+    cells = np.round(points / (SPACING / 2)).astype(np.int64)
+    _, kept = np.unique(cells, axis=0, return_index=True)
+    return points[np.sort(kept)]
