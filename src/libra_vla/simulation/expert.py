@@ -16,10 +16,10 @@ from libra_vla.errors import LibraError
 from libra_vla.simulation.grasping import (
     FINGER_TIP,
     Grasp,
+    finger_yaw,
     hand_collides,
     hand_rotation,
     plan_grasp,
-    yaw_of,
 )
 from libra_vla.simulation.scene import Goal, Scene, placement_goals
 
@@ -48,7 +48,7 @@ DROP = 0.006
 """Height above the surface at which an object is released, m."""
 SLIP = 0.04
 """Metres by which a held object may move in the hand before it counts as lost."""
-STALL_STEPS, STALL_PROGRESS = 15, 0.001
+STALL_STEPS, STALL_RADIUS = 15, 0.01
 STALLED_TOLERANCE = 0.02
 CLOSE_STEPS, OPEN_STEPS = 7, 3
 FINGERS_STOPPED = 0.0005
@@ -117,7 +117,7 @@ class PickAndPlaceExpert:
         height = _funnel(error, room, insertion, max(self._transit - site[2], HOVER))
         self.phase = "reach" if height > insertion else "descend"
         missing = abs(hand[2] - site[2])
-        stalled = self._stalled(error + missing)
+        stalled = self._stalled(hand)
         if stalled and error + missing > STALLED_TOLERANCE:
             return self._retry(hand, frame)
         if stalled or (error < max(GRASP_TOLERANCE, room / 2) and missing < HEIGHT_TOLERANCE):
@@ -151,8 +151,7 @@ class PickAndPlaceExpert:
             self.phase = "lower"
         else:
             self.phase = "lift" if way[2] + height > GATE / 2 else "carry"
-        missing = abs(way[2])
-        stalled = self._stalled(error + missing)
+        stalled = self._stalled(hand)
         arrived = error < PLACE_TOLERANCE and way[2] > -HEIGHT_TOLERANCE
         if stalled or arrived:
             self._release = hand
@@ -223,7 +222,7 @@ class PickAndPlaceExpert:
         centre, surface = scene.receptacle(goal.receptacle)
         bottom = position[2] - float(target[:, 2].min())
         place = np.array([*centre, surface + bottom + DROP])
-        self._carry_yaw = yaw_of(frame) - np.pi / 2
+        self._carry_yaw = finger_yaw(frame[:, 0])
         site = place + hand - position
         near = others[(np.abs(others - site)[:, :2] < 0.2).all(axis=1)]
         for _ in range(40):
@@ -237,8 +236,8 @@ class PickAndPlaceExpert:
 
     def _grasp_pose(self, position: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, float]:
         """Grip site [3] and yaw of the planned grasp for the object's present pose."""
-        turned = yaw_of(rotation) - self._grasp.object_yaw
-        return position + rotation @ self._grasp.offset, self._grasp.yaw + turned
+        grasp = self._grasp
+        return position + rotation @ grasp.offset, finger_yaw(rotation @ grasp.axis)
 
     def _retry(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         """Plans anew after a failure, or gives up."""
@@ -253,13 +252,13 @@ class PickAndPlaceExpert:
     def _enter(self, stage: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
         self._stage = stage
         self._steps = 0
-        self._best, self._best_step = np.inf, 0
+        self._anchor, self._anchor_step = self._scene.hand()[0], 0
 
-    def _stalled(self, distance: float) -> bool:
-        """Tells whether `distance` (m) has not shrunk for a while in this stage."""
-        if distance < self._best - STALL_PROGRESS:
-            self._best, self._best_step = distance, self._steps
-        return self._steps - self._best_step > STALL_STEPS
+    def _stalled(self, hand: np.ndarray) -> bool:
+        """Tells whether the hand has stayed in one place for a while in this stage."""
+        if np.linalg.norm(hand - self._anchor) > STALL_RADIUS:
+            self._anchor, self._anchor_step = hand, self._steps
+        return self._steps - self._anchor_step > STALL_STEPS
 
 
 def _funnel(error: float, room: float, insertion: float, ceiling: float) -> float:

@@ -54,16 +54,16 @@ class Grasp:
 
     Attributes:
         offset: grip site relative to the object's origin, in the object's frame, metres [3].
-        yaw: of the finger axis, from world y, radians; a rotation about world z.
-        object_yaw: of the object when the grasp was planned, radians.
+        axis: direction of the finger axis in the object's frame, unit vector [3].
+        yaw: of the finger axis when the grasp was planned, see `finger_yaw`.
         width: of what is grasped, metres.
         depth: of the grip site below the object's top, metres.
         cost: what the planner minimised.
     """
 
     offset: np.ndarray
+    axis: np.ndarray
     yaw: float
-    object_yaw: float
     width: float
     depth: float
     cost: float
@@ -75,9 +75,14 @@ def hand_rotation(yaw: float) -> np.ndarray:
     return np.array([[-s, c, 0.0], [c, s, 0.0], [0.0, 0.0, -1.0]])
 
 
-def yaw_of(rotation: np.ndarray) -> float:
-    """Heading of a rotation [3, 3] about world z, radians."""
-    return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
+def finger_yaw(axis: np.ndarray) -> float:
+    """Angle of a finger axis [3] from world y about world z, radians in (-pi/2, pi/2].
+
+    The fingers are alike, so an axis and its opposite are the same.
+    """
+    yaw = float(np.arctan2(-axis[0], axis[1]))
+    wrapped = (yaw + np.pi / 2) % np.pi - np.pi / 2
+    return np.pi / 2 if wrapped < -np.pi / 2 + 1e-6 else wrapped
 
 
 def plan_grasp(
@@ -125,11 +130,12 @@ def _candidates(
     base: np.ndarray,
 ) -> Iterator[Grasp]:
     """Yields what fits between the fingers, with its cost short of collisions."""
-    axes = [yaw_of(rotation) + quarter for quarter in (0.0, np.pi / 2)]
+    level = [axis for axis in rotation.T if abs(axis[2]) < 0.5]
+    yaws = [*np.arange(-5, 7) * YAW_STEP, *map(finger_yaw, level)]
     top = target[:, 2].max()
     lowest = target[:, 2].min() + FLOOR_CLEARANCE
     heights = sorted({max(top - depth, lowest) for depth in DEPTHS})
-    for yaw in map(_wrap, [*np.arange(-5, 7) * YAW_STEP, *axes]):
+    for yaw in map(float, yaws):
         frame = hand_rotation(yaw)
         flat = (target - position) @ frame  # along, across, down
         for height in heights:
@@ -147,8 +153,8 @@ def _candidates(
                 )
                 yield Grasp(
                     offset=rotation.T @ offset,
+                    axis=rotation.T @ frame[:, 0],
                     yaw=yaw,
-                    object_yaw=yaw_of(rotation),
                     width=width,
                     depth=float(top - height),
                     cost=cost,
@@ -156,8 +162,8 @@ def _candidates(
 
 
 def _alike(one: Grasp, other: Grasp) -> bool:
-    turn = abs(_wrap(one.yaw - one.object_yaw - other.yaw + other.object_yaw))
-    return bool(np.linalg.norm(one.offset - other.offset) < 0.012 and turn < YAW_STEP / 2)
+    parallel = abs(float(one.axis @ other.axis)) > np.cos(YAW_STEP / 2)
+    return parallel and bool(np.linalg.norm(one.offset - other.offset) < 0.012)
 
 
 def hand_collides(points: np.ndarray, site: np.ndarray, yaw: float) -> bool:
@@ -212,9 +218,3 @@ def _intrusion(points: np.ndarray, margin: float) -> float:
 
 def _excess_reach(site: np.ndarray, base: np.ndarray) -> float:
     return max(0.0, float(np.hypot(*(site - base)[:2])) - REACH)
-
-
-def _wrap(yaw: float) -> float:
-    """The same finger axis with -pi/2 < yaw <= pi/2: the fingers are alike."""
-    wrapped = (yaw + np.pi / 2) % np.pi - np.pi / 2
-    return float(np.pi / 2 if wrapped < -np.pi / 2 + 1e-6 else wrapped)
