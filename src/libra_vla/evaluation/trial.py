@@ -14,8 +14,10 @@ from libra_vla.evaluation.benchmark import Benchmark, DescribedPolicy
 from libra_vla.evaluation.rollout import Environment, Episode, rollout
 from libra_vla.evaluation.smoothness import smoothness
 from libra_vla.execution.executor import ExecutionConfig, Executor
+from libra_vla.execution.protocol import Policy
 from libra_vla.execution.trace import trace_arrays
 from libra_vla.files import atomic_file
+from libra_vla.observation import Observation
 from libra_vla.simulation.suites import Task
 
 
@@ -161,7 +163,17 @@ def _finite(value: float | None) -> float | None:
 
 @cache
 def _policy(benchmark: Benchmark, folder: Path, device: str) -> DescribedPolicy:
-    return benchmark.load_policy(folder, device)
+    policy = benchmark.load_policy(folder, device)
+    _warm_up(policy)
+    return policy
+
+
+def _warm_up(policy: Policy) -> None:
+    """Plans and refines once on nothing: first calls compile and allocate, and are no latency."""
+    spec = policy.observation_spec
+    black = {camera: np.zeros((256, 256, 3), dtype=np.uint8) for camera in spec.cameras}
+    nothing = Observation(black, np.zeros(spec.state_size, dtype=np.float32), "wait")
+    policy.refine(nothing, policy.plan(nothing).coarse[: policy.chunk])
 
 
 _scene: dict[tuple[object, ...], Environment] = {}
