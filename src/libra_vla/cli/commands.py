@@ -1,0 +1,149 @@
+"""One function per command: words in, text and exit code out.
+
+Each imports what it calls when it is called, so that no command waits for another one's libraries.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tyro.conf import Positional
+
+from libra_vla.cli import summaries
+from libra_vla.cli.parsing import parse
+from libra_vla.errors import LibraError
+
+Words = Sequence[str]
+
+
+class Outcome(NamedTuple):
+    """What to print on stdout, and the exit code."""
+
+    text: str
+    code: int = 0
+
+
+def quickstart(words: Words) -> Outcome:
+    """Demonstrations, training, evaluation and a report, in one go."""
+    from libra_vla.quickstart import QuickstartConfig, quickstart
+
+    config = parse(QuickstartConfig, words, command="quickstart")
+    return Outcome(summaries.quickstart(quickstart(config), config.out))
+
+
+def collect(words: Words) -> Outcome:
+    """Demonstrations by the scripted experts."""
+    from libra_vla.collection import CollectConfig, collect
+
+    config = parse(CollectConfig, words, command="collect")
+    return Outcome(summaries.collect(collect(config), config.out))
+
+
+def train(words: Words) -> Outcome:
+    """A policy from a dataset."""
+    from libra_vla.training import TrainConfig, train
+
+    config = parse(TrainConfig, words, command="train")
+    return Outcome(summaries.train(train(config), config.out))
+
+
+def eval(words: Words) -> Outcome:
+    """Success rates of a policy on a suite."""
+    from libra_vla.evaluation.config import EvalConfig
+
+    config = parse(EvalConfig, words, command="eval")
+    from libra_vla.evaluation.evaluate import evaluate
+
+    return Outcome(summaries.evaluate(evaluate(config), config.out))
+
+
+def bench(words: Words) -> Outcome:
+    """Speed, side by side."""
+    from libra_vla.benchmark import BenchConfig, bench
+
+    config = parse(BenchConfig, words, command="bench")
+    return Outcome(summaries.outline(bench(config)) + f"\nwrote {config.out / 'bench.json'}")
+
+
+@dataclass(frozen=True)
+class InfoOptions:
+    """Describes a preset or a trained policy: parameters per part, FLOPs, memory.
+
+    Attributes:
+        preset: name of a preset.
+        policy: folder that `libra train --out` wrote.
+        json: print JSON.
+    """
+
+    preset: str | None = None
+    policy: Path | None = None
+    json: bool = False
+
+
+def info(words: Words) -> Outcome:
+    """What a preset or a policy is made of."""
+    options = parse(InfoOptions, words, command="info")
+    if (options.preset is None) == (options.policy is None):
+        from libra_vla.config import preset_names
+
+        presets = ", ".join(preset_names())
+        raise LibraError(f"libra info needs either --preset ({presets}) or --policy RUN")
+    from libra_vla.policies.info import describe_policy, describe_preset
+
+    described = (
+        describe_policy(options.policy) if options.policy else describe_preset(options.preset)
+    )
+    return Outcome(_json(described) if options.json else summaries.outline(described))
+
+
+@dataclass(frozen=True)
+class DataInfoOptions:
+    """Describes a LeRobot v3.0 dataset.
+
+    Attributes:
+        dataset: folder of the dataset.
+        json: print JSON.
+        out: write a contact sheet (PNG) of its episodes to this file.
+    """
+
+    dataset: Positional[Path]
+    json: bool = False
+    out: Path | None = None
+
+
+def data_info(words: Words) -> Outcome:
+    """What is in a dataset."""
+    options = parse(DataInfoOptions, words, command="data info")
+    from libra_vla.data.info import contact_sheet, describe
+
+    described = describe(options.dataset)
+    if options.out is not None:
+        contact_sheet(options.dataset, options.out)
+    return Outcome(_json(described) if options.json else summaries.outline(described))
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Says what this machine lacks. The exit code is 0 if nothing, 1 if something.
+
+    Attributes:
+        json: print JSON.
+    """
+
+    json: bool = False
+
+
+def doctor(words: Words) -> Outcome:
+    """What this machine lacks."""
+    options = parse(DoctorOptions, words, command="doctor")
+    from libra_vla.doctor import examine
+
+    found = examine()
+    text = _json(found) if options.json else summaries.doctor(found)
+    return Outcome(text, 0 if found["ok"] else 1)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, allow_nan=False)

@@ -1,0 +1,94 @@
+"""Results as a few lines for a reader; the files that a command writes hold everything."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def evaluate(results: Mapping[str, Any], out: Path) -> str:
+    """Success with its interval, per task and over all of them."""
+    protocol = (
+        "official protocol" if results["protocol"]["official"] else "not the official protocol"
+    )
+    rows = [(str(t["index"]), t["instruction"], t) for t in results["tasks"]]
+    width = max([len("all tasks"), *(len(instruction) for _, instruction, _ in rows)])
+    lines = [f"{results['suite']}, {results['mode']} mode, {protocol}"]
+    lines += [f"{index:>3}  {name:<{width}}  {success(task)}" for index, name, task in rows]
+    lines.append(f"{'':>3}  {'all tasks':<{width}}  {success(results)}")
+    if results["errors"]:
+        lines.append(
+            f"{results['errors']} episodes ended in an error of the program and are in no rate: "
+            "run the same command with --resume to try them again"
+        )
+    return "\n".join([*lines, f"wrote {out / 'results.json'}"])
+
+
+def success(counted: Mapping[str, Any]) -> str:
+    """For instance "48/50   96.0 %  [86.5, 98.9]"; the interval is Wilson's at 95 %."""
+    trials = counted["episodes"] - counted["errors"]
+    share = f"{counted['successes']:>3}/{trials:<3}"
+    if counted["success_rate"] is None:
+        return f"{share}  no episode counts"
+    low, high = counted["ci95"]
+    return f"{share} {counted['success_rate']:6.1%}  [{low:.1%}, {high:.1%}]"
+
+
+def train(summary: Mapping[str, Any], out: Path) -> str:
+    """Steps, size and the last metrics."""
+    metrics = summary["metrics"]
+    names = {"planner_loss": "planner loss", "bin_accuracy": "bin accuracy",
+             "refiner_loss": "refiner loss"}  # fmt: skip
+    last = ", ".join(
+        f"{words} {metrics[key]:.3f}" for key, words in names.items() if key in metrics
+    )
+    return "\n".join(
+        [f"trained for {summary['steps']:,} steps: {last}", f"wrote {out / 'checkpoint'}"]
+    )
+
+
+def collect(summary: Mapping[str, Any], out: Path) -> str:
+    """What the dataset holds."""
+    return f"{outline(summary)}\nwrote {out}"
+
+
+def quickstart(results: Mapping[str, Any], out: Path) -> str:
+    """The success rates, and the page to open."""
+    return f"{evaluate(results, out)}\nopen  {out / 'report.html'}"
+
+
+def doctor(found: Mapping[str, Any]) -> str:
+    """One line per check, and what to type for each that failed."""
+    width = max(len(check["name"]) for check in found["checks"])
+    lines = []
+    for check in found["checks"]:
+        mark = "ok" if check["ok"] else "!!"
+        lines.append(f"{mark}  {check['name']:<{width}}  {check['found']}")
+        if not check["ok"]:
+            lines.append(f"{'':<{width + 4}}  -> {check['remedy']}")
+    failed = sum(not check["ok"] for check in found["checks"])
+    lines.append("everything is here" if not failed else f"{failed} of the above need attention")
+    return "\n".join(lines)
+
+
+def outline(value: Mapping[str, Any], indent: int = 0) -> str:
+    """Nested values as indented lines."""
+    lines = []
+    for key, item in value.items():
+        name = f"{'  ' * indent}{key.replace('_', ' ')}"
+        if isinstance(item, Mapping):
+            lines += [f"{name}:", outline(item, indent + 1)] if item else []
+        else:
+            lines.append(f"{name}: {_shown(item)}")
+    return "\n".join(lines)
+
+
+def _shown(item: Any) -> str:
+    if isinstance(item, bool) or item is None:
+        return {True: "yes", False: "no", None: "-"}[item]
+    if isinstance(item, int):
+        return f"{item:,}"
+    if isinstance(item, float):
+        return f"{item:,.4g}"
+    if isinstance(item, list | tuple):
+        return ", ".join(_shown(i) for i in item)
+    return str(item)
