@@ -13,38 +13,38 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-FINGER_INNER, FINGER_OUTER = 0.039, 0.058
+FINGER_INNER, FINGER_OUTER = 0.0385, 0.054
 """Metres from the grip site to the inner and outer side of an open finger."""
-FINGER_ACROSS = 0.013
+FINGER_ACROSS = 0.0105
 """Half width of a finger across the finger axis, m."""
-FINGER_TIP = 0.011
+FINGER_TIP = 0.0095
 """Metres by which the finger tips reach past the grip site."""
 PAD_BACK = 0.012
 """Metres by which the finger pads reach back behind the grip site."""
-PALM_BACK = 0.036
+PALM_BACK = 0.031
 """Metres behind the grip site at which the palm begins."""
-PALM_ALONG, PALM_ACROSS = 0.107, 0.036
+PALM_ALONG, PALM_ACROSS = 0.104, 0.032
 """Half sizes of the palm along and across the finger axis, m."""
 WIDEST = 0.068
 """Widest part to grasp, m: 6 mm of room at each side of the open fingers."""
 
 SLICE = 0.008
 YAW_STEP = np.pi / 12
-DEPTHS = (0.025, 0.015)
+DEPTHS = (0.028, 0.022, 0.015)
 FLOOR_CLEARANCE = 0.012
-REACH = 0.70
+REACH = 0.72
 """Metres from the robot's base up to which a grasp from above costs nothing extra; the elbow is
 straight near 0.78 m."""
 
 WIDTH_COST = 1.0
-OFFSET_COST = 1.3
-YAW_COST = 0.03
+ALONG_COST, ACROSS_COST = 0.3, 2.0
+YAW_COST = 0.06
 SHALLOW_COST = 2.0
-REACH_COST = 1.0
+REACH_COST = 3.0
 SIDE_COST = 0.01
 COLLISION_COST = 4.0
 AVOID_COST = 0.05
-MARGIN = 0.01
+MARGIN = 0.006
 """Metres of room that the hand should keep from other things."""
 
 
@@ -144,7 +144,8 @@ def _candidates(
                 offset = frame @ np.array([*centre, down])
                 cost = (
                     WIDTH_COST * width
-                    + OFFSET_COST * float(np.hypot(*centre))
+                    + ALONG_COST * float(abs(centre[0]))
+                    + ACROSS_COST * float(abs(centre[1]))
                     + YAW_COST * abs(yaw)
                     + SHALLOW_COST * (height - heights[0])
                     + REACH_COST * _excess_reach(position + offset, base)
