@@ -10,7 +10,7 @@ import io
 import logging
 import os
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -293,38 +293,46 @@ class LiberoEnv:
 class _Renderer:
     """An offscreen context of robosuite's, drawn from a copy of the simulation."""
 
+    HIDDEN_GROUP = 5
+
     def __init__(self, sim: Any, meshes: Meshes) -> None:
-        import mujoco
         from robosuite.utils.binding_utils import MjRenderContextOffscreen
 
-        self.sim = sim
+        self.sim, self.model = sim, sim.model._model
         if meshes == "decimated":
-            decimate(sim.model._model)
-            sim.model._model.vis.quality.offsamples = 0
+            decimate(self.model)
+            self.model.vis.quality.offsamples = 0
         elif meshes != "stock":
-            raise unknown("meshes", meshes, ("stock", "decimated"))
+            raise unknown("meshes", meshes, get_args(Meshes))
         self.context = MjRenderContextOffscreen(sim, device_id=-1)
         self.context.vopt.geomgroup[0] = 0  # collision geoms
         self.context.vopt.geomgroup[1] = 1  # visual geoms
-        if meshes == "decimated" or not _mirrors(sim.model._model):
-            # The reflection pass doubles the time, also where nothing mirrors.
-            self.context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self.mirrors = _mirrors(self.model)
 
     def render(self, data: Any, camera: str, size: int) -> np.ndarray:
         """Returns uint8 [size, size, 3], upright."""
         import mujoco
 
-        context, model = self.context, self.sim.model
+        context = self.context
         context.gl_ctx.make_current()
         viewport = mujoco.MjrRect(0, 0, size, size)
         if size > context.con.offWidth or size > context.con.offHeight:
             context.update_offscreen_size(size, size)
         context.cam.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        context.cam.fixedcamid = model.camera_name2id(camera)
+        context.cam.fixedcamid = self.sim.model.camera_name2id(camera)
+        visible = self._visible(data, context.cam.fixedcamid)
+        # The reflection pass doubles the time; without a mirror in view it changes nothing, and
+        # neither do geoms out of view, which MuJoCo would send to the rasteriser all the same.
+        mirrored = bool((visible & self.mirrors).any())
+        context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = mirrored
+        groups = np.array(self.model.geom_group)
+        if not mirrored:
+            self.model.geom_group[~visible] = self.HIDDEN_GROUP
         mujoco.mjv_updateScene(
-            model._model, data, context.vopt, context.pert, context.cam,
+            self.model, data, context.vopt, context.pert, context.cam,
             mujoco.mjtCatBit.mjCAT_ALL, context.scn,
         )  # fmt: skip
+        self.model.geom_group[:] = groups
         mujoco.mjr_render(viewport, context.scn, context.con)
         pixels = np.empty((size, size, 3), dtype=np.uint8)
         mujoco.mjr_readPixels(pixels, None, viewport, context.con)
@@ -332,14 +340,24 @@ class _Renderer:
         # degrees.
         return np.ascontiguousarray(pixels[::-1, ::-1])
 
+    def _visible(self, data: Any, camera: int) -> np.ndarray:
+        """Which geoms' bounding spheres reach into a square view of `camera`, bool [geoms]."""
+        model = self.model
+        half = np.deg2rad(model.cam_fovy[camera]) / 2.0
+        x, y, z = ((data.geom_xpos - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)).T
+        radius = model.geom_rbound + 0.01
+        aside = np.maximum(abs(x), abs(y)) * np.cos(half) + z * np.sin(half)  # it looks along -z
+        unbounded = model.geom_rbound == 0
+        return unbounded | ((aside <= radius) & (z <= radius))
 
-def _mirrors(model: Any) -> bool:
-    """Whether a visible geom mirrors: MuJoCo draws reflections on planes and boxes only."""
+
+def _mirrors(model: Any) -> np.ndarray:
+    """Geoms that MuJoCo draws reflections on, bool [geoms]: visible planes and boxes only."""
     import mujoco
 
     flat = np.isin(model.geom_type, (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX))
     drawn = flat & (model.geom_matid >= 0) & np.isin(model.geom_group, (1, 2))
-    return bool((model.mat_reflectance[model.geom_matid[drawn]] > 0).any())
+    return drawn & (model.mat_reflectance[model.geom_matid] > 0)
 
 
 def _build(task: Task) -> Any:
