@@ -43,7 +43,7 @@ GATE = 0.03
 """Metres below the wanted height within which sideways motion fades out."""
 
 GRASP_TOLERANCE, PLACE_TOLERANCE = 0.008, 0.010
-HEIGHT_TOLERANCE = 0.006
+HEIGHT_TOLERANCE = 0.005
 DROP = 0.006
 """Height above the surface at which an object is released, m."""
 SLIP = 0.04
@@ -138,7 +138,7 @@ class PickAndPlaceExpert:
             return self._stage(hand, frame)
         if np.linalg.norm(site - hand) > 2 * STALLED_TOLERANCE:
             return self._retry(hand, frame)
-        return _action(np.zeros(3), np.zeros(3), gripper=1.0)
+        return _action(site - hand, np.zeros(3), gripper=1.0)
 
     def _transport(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         position, _ = self._scene.pose(self._goal.target)

@@ -29,10 +29,10 @@ WIDEST = 0.068
 """Widest part to grasp, m: 6 mm of room at each side of the open fingers."""
 
 SLICE = 0.008
-YAW_STEP = np.pi / 12
-DEPTHS = (0.028, 0.022, 0.015)
+YAW_STEP = np.pi / 6
+DEPTHS = (0.029, 0.022, 0.015)
 FLOOR_CLEARANCE = 0.012
-REACH = 0.72
+REACH = 0.74
 """Metres from the robot's base up to which a grasp from above costs nothing extra; the elbow is
 straight near 0.78 m."""
 
@@ -131,7 +131,7 @@ def _candidates(
 ) -> Iterator[Grasp]:
     """Yields what fits between the fingers, with its cost short of collisions."""
     level = [axis for axis in rotation.T if abs(axis[2]) < 0.5]
-    yaws = [*np.arange(-5, 7) * YAW_STEP, *map(finger_yaw, level)]
+    yaws = [*np.arange(-2, 4) * YAW_STEP, *map(finger_yaw, level)]
     top = target[:, 2].max()
     lowest = target[:, 2].min() + FLOOR_CLEARANCE
     heights = sorted({max(top - depth, lowest) for depth in DEPTHS})
@@ -191,10 +191,15 @@ def _slices(flat: np.ndarray, down: float) -> list[tuple[np.ndarray, float]]:
         gaps = np.flatnonzero(np.diff(along) > 0.012)
         starts = along[np.concatenate([[0], gaps + 1])]
         ends = along[np.concatenate([gaps, [len(along) - 1]])]
+        before = np.concatenate([[-np.inf], ends[:-1]])
+        after = np.concatenate([starts[1:], [np.inf]])
         for i, start in enumerate(starts):
-            for end in ends[i:]:
-                if end - start < WIDEST:
-                    found.append((np.array([(start + end) / 2, across]), float(end - start)))
+            for j, end in enumerate(ends[i:], i):
+                centre = (start + end) / 2
+                # Closing fingers squeeze all that is between them.
+                alone = before[i] < centre - FINGER_INNER and after[j] > centre + FINGER_INNER
+                if alone and end - start < WIDEST:
+                    found.append((np.array([centre, across]), float(end - start)))
     return found
 
 
