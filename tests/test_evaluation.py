@@ -163,12 +163,18 @@ def test_sampled_states_have_no_index(tmp_path):
 
 
 def test_videos_and_traces_of_the_first_trials(tmp_path):
+    av = pytest.importorskip("av")
     run(configure(tmp_path, videos=2))
     names = ["task00_trial000", "task00_trial001"]
     assert sorted(p.stem for p in (tmp_path / "out" / "videos").glob("*.mp4")) == names
     assert sorted(p.stem for p in (tmp_path / "out" / "traces").glob("*.npz")) == names
     with np.load(tmp_path / "out" / "traces" / "task00_trial000.npz") as trace:
         assert trace["positions"].shape == (7, 3) and trace["coarse"].shape == (2, 5, 3)
+    with av.open(str(tmp_path / "out" / "videos" / "task00_trial000.mp4")) as video:
+        assert video.streams.video[0].codec_context.name == "h264"
+        assert float(video.streams.video[0].average_rate) == 4.0, "real time: 20 Hz, 5 per chunk"
+        shown = [frame.to_ndarray(format="rgb24").mean() for frame in video.decode(video=0)]
+    assert shown == pytest.approx([0, 5, 6], abs=3)
 
 
 SCRIPT = """

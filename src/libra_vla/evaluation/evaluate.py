@@ -14,7 +14,7 @@ from libra_vla.evaluation.benchmark import LIBERO, Benchmark
 from libra_vla.evaluation.config import EvalConfig
 from libra_vla.evaluation.journal import Journal
 from libra_vla.evaluation.results import results_of, summarise
-from libra_vla.evaluation.trial import Job, Trial, Unfit, run_trial
+from libra_vla.evaluation.trial import Job, Trial, run_trial
 from libra_vla.execution.executor import ExecutionConfig
 from libra_vla.files import write_json
 from libra_vla.simulation.suites import Task, parse_indices
@@ -92,10 +92,8 @@ def _run(
     ):
         for outcome in outcomes:
             trial = outcome.value
-            if isinstance(trial, Unfit):
-                raise LibraError(trial.message)
             if trial is None:  # the worker died or broke outside of the episode
-                trial = Trial.of(todo[outcome.index], error=str(outcome.error))
+                trial = Trial.of(todo[outcome.index], error=" ".join(str(outcome.error).split()))
             journal.append(trial)
             so_far = summarise(list(done.values()))
             bar.update()

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from libra_vla.errors import LibraError
 from libra_vla.evaluation.benchmark import Benchmark, DescribedPolicy
 from libra_vla.evaluation.rollout import Environment, Episode, rollout
 from libra_vla.evaluation.smoothness import smoothness
+from libra_vla.evaluation.video import write_video
 from libra_vla.execution.executor import ExecutionConfig, Executor
 from libra_vla.execution.protocol import Policy
 from libra_vla.execution.trace import trace_arrays
@@ -97,37 +97,37 @@ class Trial:
         )
 
 
-@dataclass(frozen=True)
-class Unfit:
-    """The input is wrong for every trial alike: the evaluation stops with this message."""
+def run_trial(job: Job) -> Trial:
+    """Runs one trial; the policy and the latest environment stay loaded for the next.
 
-    message: str
-
-
-def run_trial(job: Job) -> Trial | Unfit:
-    """Runs one trial; the policy and the latest environment stay loaded for the next."""
+    Raises:
+        LibraError: the input is wrong for every trial alike (policy, robot, cameras, disk).
+    """
     began = time.perf_counter()
-    try:
-        policy = _policy(job.benchmark, job.policy, job.device)
-        executor = Executor(policy, job.execution)
-        env = _environment(job, policy.observation_spec.cameras)
-        other = job.instructed_by
-        episode = rollout(
-            env,
-            executor,
-            end_effector=lambda: job.benchmark.end_effector(env),
-            seed=job.seed,
-            init_state=job.init_state,
-            spread=job.spread,
-            step_budget=job.step_budget,
-            instruction=None if other is None else other.instruction,
-            watch=None if other is None else job.benchmark.watch_goal(env, other),
-            record_frames=job.record is not None,
+    policy = _policy(job.benchmark, job.policy, job.device)
+    executor = Executor(policy, job.execution)
+    env = _environment(job, policy.observation_spec.cameras)
+    other = job.instructed_by
+    episode = rollout(
+        env,
+        executor,
+        end_effector=lambda: job.benchmark.end_effector(env),
+        seed=job.seed,
+        init_state=job.init_state,
+        spread=job.spread,
+        step_budget=job.step_budget,
+        instruction=None if other is None else other.instruction,
+        watch=None if other is None else job.benchmark.watch_goal(env, other),
+        record_frames=job.record is not None,
+    )
+    if job.record is not None:
+        _save(
+            episode,
+            job.task,
+            job.trial,
+            job.record,
+            frame_rate=_rate(executor) / _execute(executor),
         )
-        if job.record is not None:
-            _save(episode, job.record, job, frame_rate=_rate(executor) / _execute(executor))
-    except LibraError as error:
-        return Unfit(str(error))
     if episode.error is not None:
         _forget_scene()  # whatever broke may have left the simulator in no state to go on
     failed = episode.error is None and not episode.success
@@ -195,12 +195,10 @@ def _forget_scene() -> None:
         _scene.popitem()[1].close()
 
 
-def _save(episode: Episode, folder: Path, job: Job, *, frame_rate: float) -> None:
+def _save(episode: Episode, task: Task, trial: int, folder: Path, *, frame_rate: float) -> None:
     """Writes the video (frames as the policy saw them, in real time) and the trace."""
-    name = f"task{job.task.index:02d}_trial{job.trial:03d}"
+    name = f"task{task.index:02d}_trial{trial:03d}"
     if episode.frames:
-        from libra_vla.data.video import write_video
-
         write_video(folder / "videos" / f"{name}.mp4", episode.frames, fps=frame_rate)
     if episode.chunks:
         arrays = trace_arrays(episode.chunks)
