@@ -41,8 +41,8 @@ ALONG_COST, ACROSS_COST = 0.3, 2.0
 YAW_COST = 0.06
 SHALLOW_COST = 2.0
 REACH_COST = 3.0
-SIDE_COST = 0.01
-COLLISION_COST = 4.0
+SIDE_COST = 0.02
+COLLISION_COST = 8.0
 AVOID_COST = 0.05
 MARGIN = 0.006
 """Metres of room that the hand should keep from other things."""
@@ -150,7 +150,7 @@ def _candidates(
                     + SHALLOW_COST * (height - heights[0])
                     + REACH_COST * _excess_reach(position + offset, base)
                     + REACH_COST * _excess_reach(goal + offset, base)
-                    + SIDE_COST * float(offset[1] < -0.01)
+                    + SIDE_COST * float(offset[1] > 0.01)
                 )
                 yield Grasp(
                     offset=rotation.T @ offset,
