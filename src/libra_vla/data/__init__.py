@@ -1,0 +1,1 @@
+"""Data: LeRobot v3.0 datasets in and out, and the frames that training reads."""

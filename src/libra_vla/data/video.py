@@ -1,0 +1,76 @@
+"""Frames to mp4 and back, with PyAV."""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from libra_vla.errors import LibraError
+from libra_vla.files import atomic_file
+
+QUALITY = {"crf": "18", "preset": "veryfast", "g": "2"}
+"""x264 settings: a key frame every second frame (LeRobot's choice) makes random access cheap."""
+
+
+def write_video(path: Path | str, frames: Iterable[np.ndarray], *, fps: float) -> None:
+    """Encodes uint8 [h, w, 3] frames as H.264 (yuv420p: every browser plays it), atomically.
+
+    Raises:
+        LibraError: no frames, an odd side, or a disk that is full.
+    """
+    with atomic_file(path) as partial, av.open(str(partial), "w", format="mp4") as container:
+        stream = None
+        for index, frame in enumerate(frames):
+            if stream is None:
+                height, width = frame.shape[:2]
+                if height % 2 or width % 2:
+                    raise LibraError(
+                        f"cannot encode {width} x {height} frames: both sides must be even"
+                    )
+                stream = container.add_stream("libx264", rate=Fraction(round(fps * 1000), 1000))
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                # One thread: encoding happens in workers, and the result stays the same.
+                stream.options = QUALITY | {"threads": "1"}
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture.pts = index
+            container.mux(stream.encode(picture))
+        if stream is None:
+            raise LibraError(f"no frames to write to {path}")
+        container.mux(stream.encode())
+
+
+def read_video(
+    path: Path | str, *, fps: float, start: int = 0, count: int | None = None
+) -> np.ndarray:
+    """Decodes frames start .. start + count - 1 (or all that follow), uint8 [n, h, w, 3].
+
+    Raises:
+        LibraError: the file is missing, truncated, no video, or has too few frames.
+    """
+    frames: list[np.ndarray] = []
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            assert stream.time_base is not None
+            if start:
+                container.seek(int(start / fps / stream.time_base), stream=stream)
+            for frame in container.decode(stream):
+                index = round(float(frame.time or 0.0) * fps)
+                if index >= start:
+                    frames.append(frame.to_ndarray(format="rgb24"))
+                if count is not None and len(frames) == count:
+                    break
+    except (av.error.FFmpegError, OSError, IndexError) as error:
+        raise LibraError(
+            f"{path} cannot be decoded ({error}): it is truncated or no video; make or copy the "
+            "dataset again"
+        ) from error
+    if count is not None and len(frames) < count:
+        raise LibraError(
+            f"{path} holds {len(frames)} frames from frame {start} on, but the dataset needs "
+            f"{count}: it is truncated; make or copy the dataset again"
+        )
+    return np.stack(frames) if frames else np.empty((0, 0, 0, 3), dtype=np.uint8)
