@@ -9,6 +9,8 @@ import numpy as np
 
 from libra_vla.evaluation.rollout import Environment
 from libra_vla.execution.protocol import Policy
+from libra_vla.simulation.libero import LiberoEnv
+from libra_vla.simulation.probes import end_effector, watch_goal
 from libra_vla.simulation.suites import SETTLE_STEPS, Task, load_tasks, official_states
 
 Watch = Callable[[], bool]
@@ -41,15 +43,9 @@ class Benchmark:
     official_states: Callable[[Task], np.ndarray]
     make_env: Callable[..., Environment]
     load_policy: Callable[[Path, str], DescribedPolicy]
-    end_effector: Callable[[Environment], np.ndarray]
-    watch_goal: Callable[[Environment, Task], Watch | None]
+    end_effector: Callable[[Any], np.ndarray]
+    watch_goal: Callable[[Any, Task], Watch | None]
     settle_steps: int
-
-
-def _make_libero(task: Task, **options: Any) -> Environment:
-    from libra_vla.simulation.libero import LiberoEnv
-
-    return LiberoEnv(task, **options)
 
 
 def _load_policy(folder: Path, device: str) -> DescribedPolicy:
@@ -58,33 +54,12 @@ def _load_policy(folder: Path, device: str) -> DescribedPolicy:
     return load_policy(folder, device=device)
 
 
-def _libero_end_effector(env: Any) -> np.ndarray:
-    scene = env.robosuite_env
-    return scene.sim.data.site_xpos[scene.robots[0].eef_site_id].copy()
-
-
-def _watch_libero_goal(env: Any, other: Task) -> Watch | None:
-    """Evaluates the predicates of `other`'s goal on the objects of this scene.
-
-    None if an object is not in the scene, or if the predicates are this task's own: then (all of
-    LIBERO-Spatial) the two differ only in where their objects stand, which no predicate tells.
-    """
-    from libero.libero.envs.bddl_utils import robosuite_parse_problem
-
-    scene = env.robosuite_env
-    goal = robosuite_parse_problem(str(other.bddl_file))["goal_state"]
-    names = {name for _, *arguments in goal for name in arguments}
-    if goal == scene.parsed_problem["goal_state"] or not names <= scene.object_states_dict.keys():
-        return None
-    return lambda: all(scene._eval_predicate(predicate) for predicate in goal)
-
-
 LIBERO = Benchmark(
     tasks=load_tasks,
     official_states=official_states,
-    make_env=_make_libero,
+    make_env=LiberoEnv,
     load_policy=_load_policy,
-    end_effector=_libero_end_effector,
-    watch_goal=_watch_libero_goal,
+    end_effector=end_effector,
+    watch_goal=watch_goal,
     settle_steps=SETTLE_STEPS,
 )

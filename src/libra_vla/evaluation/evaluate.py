@@ -81,14 +81,11 @@ def _run(
     """Runs the jobs that `journal` has no outcome of yet, and writes theirs into it."""
     done = journal.trials
     todo = [job for job in jobs if (t := done.get(_key(job))) is None or t.error is not None]
+    hidden = on_progress is not None
+    outcomes = fan_out(run_trial, todo, workers=workers)
     with (
-        tqdm(
-            total=len(jobs),
-            initial=len(jobs) - len(todo),
-            unit="trial",
-            disable=on_progress is not None,
-        ) as bar,
-        closing(fan_out(run_trial, todo, workers=workers)) as outcomes,
+        closing(outcomes),  # pyright: ignore[reportArgumentType] # a generator: workers end here
+        tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="trial", disable=hidden) as bar,
     ):
         for outcome in outcomes:
             trial = outcome.value

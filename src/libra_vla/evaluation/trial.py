@@ -202,11 +202,8 @@ def _save(episode: Episode, task: Task, trial: int, folder: Path, *, frame_rate:
         write_video(folder / "videos" / f"{name}.mp4", episode.frames, fps=frame_rate)
     if episode.chunks:
         arrays = trace_arrays(episode.chunks)
+        arrays["positions"] = np.array(episode.positions)
+        arrays["states"] = np.array(episode.states)
+        arrays["control_ms"] = np.array(episode.control_ms)
         with atomic_file(folder / "traces" / f"{name}.npz") as partial:
-            np.savez_compressed(
-                partial,
-                positions=np.array(episode.positions),
-                states=np.array(episode.states),
-                control_ms=np.array(episode.control_ms),
-                **arrays,
-            )
+            np.savez_compressed(partial, **arrays)  # pyright: ignore[reportArgumentType]

@@ -32,19 +32,27 @@ class Plan:
 
 @runtime_checkable
 class Policy(Protocol):
-    """Two systems: `plan` says where to go, `refine` says how.
+    """Two systems: `plan` says where to go, `refine` says how."""
 
-    Attributes:
-        action_space: normalisation, bins and conventions the policy was trained with.
-        observation_spec: cameras and state size it needs.
-        chunk: H, actions per `refine`.
-        horizon_factor: M, so that a plan holds L = M x H coarse actions.
-    """
+    @property
+    def action_space(self) -> ActionSpace:
+        """Normalisation, bins and conventions the policy was trained with."""
+        ...
 
-    action_space: ActionSpace
-    observation_spec: ObservationSpec
-    chunk: int
-    horizon_factor: int
+    @property
+    def observation_spec(self) -> ObservationSpec:
+        """Cameras and state size it needs."""
+        ...
+
+    @property
+    def chunk(self) -> int:
+        """H, actions per `refine`."""
+        ...
+
+    @property
+    def horizon_factor(self) -> int:
+        """M, so that a plan holds L = M x H coarse actions."""
+        ...
 
     def reset(self, seed: int) -> None:
         """Starts an episode; `seed` fixes the noise of everything that follows."""
