@@ -31,8 +31,11 @@ from libra_vla.versions import versions
 VALIDATION_BATCHES = 8
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig, *, position: int = 0) -> dict[str, Any]:
     """Trains a policy and returns a summary: the last metrics, the switch, the folder.
+
+    Args:
+        position: line of the progress bar, for trainings side by side.
 
     Raises:
         LibraError: bad dataset, unknown preset, an output folder that exists, a full disk.
@@ -42,7 +45,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         torch.set_num_threads(config.threads)
     run = Run.prepare(config)
     with stop_between_steps() as stopped:
-        run.loop(stopped)
+        run.loop(stopped, position)
     if stopped.is_set() and run.state.step < config.steps:
         print(f"stopped at step {run.state.step}; continue with --resume", file=sys.stderr)
         raise KeyboardInterrupt
@@ -91,12 +94,12 @@ class Run:
         held = held_out and Samples.of(policy, dataset, held_out)
         return cls(config, policy, Samples.of(policy, dataset, training), held, state, identity, {})
 
-    def loop(self, stopped: threading.Event) -> None:
+    def loop(self, stopped: threading.Event, position: int = 0) -> None:
         """Takes the remaining steps, logging and saving on the way."""
         config, state = self.config, self.state
         bar = tqdm(
             total=config.steps, initial=state.step, desc=f"train {config.out.name}", unit="step",
-            mininterval=1.0, smoothing=0.05,
+            mininterval=1.0, smoothing=0.05, position=position,
         )  # fmt: skip
         self.policy.model.train()
         with bar, (config.out / "metrics.jsonl").open("a", encoding="utf-8") as metrics:

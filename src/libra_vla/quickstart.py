@@ -1,0 +1,339 @@
+"""`libra quickstart`: the main job, end to end, on real LIBERO tasks, on a laptop's CPU.
+
+Two instructions share one scene and one object, so the policy must read to know the target; in
+training, and in an evaluation of our own, objects are spread over several centimetres, so it must
+look to find them. Two controls measure both: a policy that was trained without images, and the
+other task's instruction.
+"""
+
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from libra_vla.collection import CollectConfig, collect
+from libra_vla.errors import LibraError
+from libra_vla.evaluation.config import EvalConfig
+from libra_vla.evaluation.evaluate import evaluate
+from libra_vla.files import read_json, require_absent, write_json
+from libra_vla.policies.policy import LibraPolicy
+from libra_vla.reports.inputs import Arm, ArmGroup, Clip, Curves, Report, Role
+from libra_vla.reports.report import write_report
+from libra_vla.reports.trace import load_trace
+from libra_vla.simulation.suites import load_tasks
+from libra_vla.training.config import TrainConfig
+from libra_vla.workers import fan_out
+
+SUITE, TASKS = "libero_goal", (1, 4)
+"""Put the bowl on the stove; put the bowl on top of the cabinet."""
+SPREAD = 0.03
+"""Metres by which sampled objects move further to each side than in the benchmark."""
+
+
+@dataclass(frozen=True)
+class QuickstartConfig:
+    """Demonstrations, training, evaluation and a report; every stage resumes where it stopped.
+
+    Attributes:
+        out: folder for `results.json`, `report.html`, films, and what they are made from.
+        workers: processes.
+        demonstrations: per task.
+        steps: optimiser steps of each policy.
+        trials: official initial states per task and policy.
+        spread_trials: resets with spread objects per task and policy.
+        seed: of everything.
+    """
+
+    out: Path = Path("runs/quickstart")
+    workers: int = 2
+    demonstrations: int = 36
+    steps: int = 1800
+    trials: int = 10
+    spread_trials: int = 6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.workers, self.demonstrations, self.steps, self.trials, self.spread_trials) < 1:
+            raise LibraError("quickstart: workers, demonstrations, steps and trials start at 1")
+
+
+@dataclass(frozen=True)
+class PolicyPlan:
+    """A policy that is trained."""
+
+    name: str
+    explanation: str
+    role: Role
+    preset: str = "tiny"
+    blind: bool = False
+
+
+LIBRA = PolicyPlan("Libra", "planner and refiner", "libra")
+POLICIES = (
+    LIBRA,
+    PolicyPlan(
+        "Libra-Base",
+        "one monolithic diffusion policy: equal parameters, data and steps",
+        "baseline",
+        preset="tiny-monolithic",
+    ),
+    PolicyPlan(
+        "without images", "trained on joint positions and words alone", "control", blind=True
+    ),
+)
+
+
+def quickstart(config: QuickstartConfig) -> dict[str, Any]:
+    """Runs every stage that is not done yet and returns what it wrote to `results.json`.
+
+    Raises:
+        LibraError: the folder holds something else, or a stage met bad input.
+        KeyboardInterrupt: stopped; the same command goes on.
+    """
+    out, identity = config.out, _identity(config)
+    marker = out / "quickstart.json"
+    if not marker.exists():
+        require_absent(out, what="the output folder", remedy="choose another --out")
+        write_json(marker, {"settings": identity, "seconds": {}})
+    elif (settings := read_json(marker)["settings"]) != identity:
+        raise LibraError(
+            f"{out} was made with other settings ({settings}): choose another --out, or delete it"
+        )
+    clock = StageClock(marker)
+    clock.time("demonstrations", lambda: _collect(config))
+    clock.time("training", lambda: _train(config))
+    results = clock.time("evaluation", lambda: _evaluate(config))
+    clock.time("report", lambda: _report(config, results, clock.seconds))
+    summary = results["Libra"] | {
+        "arms": {name: _brief(r) for name, r in results.items()},
+        "quickstart": {
+            "settings": identity,
+            "seconds": clock.seconds,
+            "peak_memory_gib": round(_peak_memory() * config.workers, 2),
+        },
+    }
+    write_json(out / "results.json", summary)
+    return summary
+
+
+T = TypeVar("T")
+
+
+@dataclass
+class StageClock:
+    """Announces stages, and adds up their seconds over interrupted runs."""
+
+    path: Path
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return read_json(self.path)["seconds"]
+
+    def time(self, stage: str, work: Callable[[], T]) -> T:
+        print(f"== {stage}", file=sys.stderr)
+        began = time.monotonic()
+        try:
+            return work()
+        finally:
+            record = read_json(self.path)
+            spent = record["seconds"].get(stage, 0.0) + time.monotonic() - began
+            record["seconds"][stage] = round(spent, 1)
+            write_json(self.path, record)
+
+
+def _identity(config: QuickstartConfig) -> dict[str, Any]:
+    return {
+        "demonstrations": config.demonstrations,
+        "steps": config.steps,
+        "trials": config.trials,
+        "spread_trials": config.spread_trials,
+        "seed": config.seed,
+    }
+
+
+def _collect(config: QuickstartConfig) -> None:
+    collect(
+        CollectConfig(
+            suite=SUITE,
+            out=config.out / "demonstrations",
+            tasks=",".join(map(str, TASKS)),
+            episodes=config.demonstrations,
+            workers=config.workers,
+            seed=config.seed,
+            spread=SPREAD,
+            resume=True,
+        )
+    )
+
+
+def _train(config: QuickstartConfig) -> None:
+    """Trains the policies side by side, one core each."""
+    jobs = [
+        TrainJob(
+            TrainConfig(
+                data=config.out / "demonstrations",
+                out=config.out / "policies" / policy.name,
+                preset=policy.preset,
+                blind=policy.blind,
+                steps=config.steps,
+                seed=config.seed,
+                threads=1,
+                resume=True,
+            ),
+            position,
+        )
+        for position, policy in enumerate(POLICIES)
+    ]
+    unfinished = [job for job in jobs if not job.done]
+    for outcome in fan_out(run_training, unfinished, workers=min(config.workers, len(POLICIES))):
+        if outcome.error is not None:
+            raise RuntimeError(f"training broke: {outcome.error}")
+    print("\n" * len(unfinished), end="", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training and the line of its progress bar."""
+
+    config: TrainConfig
+    position: int
+
+    @property
+    def done(self) -> bool:
+        manifest = self.config.out / "checkpoint" / "policy.json"
+        return manifest.exists() and read_json(manifest)["training"]["steps"] >= self.config.steps
+
+
+def run_training(job: TrainJob) -> None:
+    """Trains in a worker process."""
+    from libra_vla.training.trainer import train
+
+    train(job.config, position=job.position)
+
+
+def _evaluate(config: QuickstartConfig) -> dict[str, dict[str, Any]]:
+    """Every arm's `results.json`, by name."""
+    tasks = ",".join(map(str, TASKS))
+    results = {}
+    for name, policy, changes in _arms(config):
+        print(f"-- {name}", file=sys.stderr)
+        out = config.out / "evaluations" / name
+        results[name] = evaluate(
+            EvalConfig(
+                policy=config.out / "policies" / policy.name,
+                suite=SUITE,
+                out=out,
+                tasks=tasks,
+                workers=config.workers,
+                resume=out.exists(),
+                **({"episodes": config.trials, "seed": config.seed} | changes),
+            )
+        )
+    return results
+
+
+def _arms(config: QuickstartConfig) -> list[tuple[str, PolicyPlan, dict[str, Any]]]:
+    """Name, policy and what differs from the official protocol."""
+    first, second = TASKS
+    spread = {"states": "sampled", "spread": SPREAD, "episodes": config.spread_trials}
+    return [
+        *((p.name, p, {"videos": 1} if p is LIBRA else {}) for p in POLICIES),
+        (
+            "instruction swapped",
+            LIBRA,
+            {
+                "instruction_from": {first: second, second: first},
+                "episodes": min(config.trials, config.spread_trials),
+            },
+        ),
+        # Another seed than the demonstrations', so that no reset was seen in training.
+        *((f"{p.name}, spread", p, spread | {"seed": config.seed + 1}) for p in POLICIES),
+    ]
+
+
+def _report(
+    config: QuickstartConfig, results: dict[str, dict[str, Any]], seconds: dict[str, float]
+) -> None:
+    """Writes `report.html` and copies the films beside it."""
+    out = config.out
+    policy = LibraPolicy.from_pretrained(out / "policies" / LIBRA.name)
+    evaluation = out / "evaluations" / LIBRA.name
+    traces, clips = [], []
+    for task in load_tasks(SUITE, TASKS):
+        traces.append(load_trace(evaluation, task=task.index, trial=0, space=policy.action_space))
+        film = out / f"{task.name}.mp4"
+        shutil.copyfile(evaluation / "videos" / f"task{task.index:02d}_trial000.mp4", film)
+        clips.append(Clip(film, task.instruction, traces[-1].success))
+    # A failure explains less at first sight.
+    traces.sort(key=lambda trace: not trace.success)
+    clips.sort(key=lambda clip: not clip.success)
+    write_report(
+        out / "report.html",
+        Report(
+            title="Libra-VLA quickstart",
+            groups=_groups(results),
+            curves=tuple(_curves(out, plan) for plan in POLICIES if not plan.blind),
+            traces=tuple(traces),
+            clips=tuple(clips),
+            results=results[LIBRA.name],
+            facts={
+                "demonstrations": f"{config.demonstrations} per task, by the scripted expert, from "
+                f"sampled resets; objects spread by {SPREAD * 100:.0f} cm to each side",
+                "training": f"{config.steps} steps of each policy, one core each",
+                "time": ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items()),
+            },
+            commands=("make quickstart",),
+        ),
+    )
+
+
+def _groups(results: dict[str, dict[str, Any]]) -> tuple[ArmGroup, ...]:
+    def arm(name: str, plan: PolicyPlan) -> Arm:
+        return Arm.from_results(
+            results[name], name=plan.name, explanation=plan.explanation, role=plan.role
+        )
+
+    swapped = Arm.from_results(
+        results["instruction swapped"],
+        name="instruction swapped",
+        explanation="Libra, told to do the other task",
+        role="control",
+    )
+    return (
+        ArmGroup(
+            "Official initial states",
+            "The benchmark's own states, in which objects hardly move.",
+            (*(arm(plan.name, plan) for plan in POLICIES), swapped),
+        ),
+        ArmGroup(
+            "Objects spread",
+            f"Sampled resets in which every object may lie {SPREAD * 100:.0f} cm further to each "
+            "side: what cannot be solved without looking.",
+            tuple(arm(f"{plan.name}, spread", plan) for plan in POLICIES),
+        ),
+    )
+
+
+def _curves(out: Path, plan: PolicyPlan) -> Curves:
+    run = out / "policies" / plan.name
+    training = read_json(run / "checkpoint" / "policy.json")["training"]
+    switched = None if "mono" in plan.preset else training["curriculum"]["switched_at"]
+    return Curves.load(run / "metrics.jsonl", name=plan.name, switched_at=switched, role=plan.role)
+
+
+def _brief(results: dict[str, Any]) -> dict[str, Any]:
+    keys = ("episodes", "successes", "errors", "success_rate", "ci95", "protocol", "policy")
+    return {key: results[key] for key in keys} | {"tasks": results["tasks"]}
+
+
+def _peak_memory() -> float:
+    """Largest resident memory of any one process so far, GiB."""
+    mine, children = (
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return max(mine, children) / 2**20
