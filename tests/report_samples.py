@@ -122,9 +122,9 @@ def groups() -> tuple[ArmGroup, ...]:
             arm("Libra", (10, 9, 8), explanation=libra),
             arm("Libra-Base", (7, 6, 5), explanation=base, role="baseline"),
             arm("Without images", (1, 0, 2), explanation="trained blind: it can only learn the "
-                "average motion by heart", role="control"),
+                "average motion by heart", role="control", lacks="images"),
             arm("Instruction swapped", (0, 1, 0), explanation="Libra, told to do another task of "
-                "the suite", role="control", obeyed=Rate(22, 30)),
+                "the suite", role="control", lacks="its instruction", obeyed=Rate(22, 30)),
         ),
     )  # fmt: skip
     wide = ArmGroup(

@@ -70,17 +70,17 @@ def panel(quantity: Quantity, curves: Sequence[Curves]) -> Panel | None:
     bottom = min(values) if quantity.log else 0.0
     limit = max(points[-1][0] for _, points in runs)
     chart = Panel(
-        quantity.title, (0, limit), (bottom * (0.85 if quantity.log else 1.0), top * 1.06),
+        quantity.title, (0, limit), (bottom * (0.6 if quantity.log else 1.0), top * 1.06),
         "training step", quantity.y_format, quantity.log,
     )  # fmt: skip
     if quantity.reference:
         level, name = quantity.reference
         chart.rule(y=level, class_="reference")
-        chart.label(limit, level, name, "tick", "end", dy=-5)
+        chart.label(limit, level, name, "tick", "end", dy=15)
     for run, points in runs:
         if run.switched_at is not None:
             chart.rule(x=run.switched_at, class_=f"switch {run.role}")
-            chart.label(run.switched_at, chart.y[1], "switch", "tick", dx=5, dy=10)
+            chart.label(run.switched_at, chart.y[1], "switch", "tick", "middle", dy=-5)
         chart.line(points, f"raw {run.role}")
         chart.line(running_mean(points), f"smooth {run.role}")
         validation = [
@@ -127,45 +127,48 @@ def latency_chart(arm: Arm, period_ms: float | None) -> Markup | None:
     everything = [v for *_, values in rows for v in values.values()]
     if not everything:
         return None
-    width, left, pitch, top = 680.0, 118.0, 52.0, 40.0
+    left, right, pitch, top = 104.0, 540.0, 46.0, 52.0
     reach = [*everything, *([period_ms] if period_ms else [])]
-    x = Scale(min(reach) / 1.6, max(reach) * 1.6, left, width - 16, log=True)
+    x = Scale(min(reach) / 1.6, max(reach) * 1.6, left, right, log=True)
     bottom = top + pitch * len(rows)
     marks: list[Markup] = []
     for value in x.ticks():
         marks.append(line(x(value), top, x(value), bottom, "grid"))
         marks.append(text(x(value), bottom + 18, f"{value:,g}", "tick", "middle"))
-    marks.append(text(x.end, bottom + 36, "milliseconds (logarithmic)", "tick", "end"))
+    marks.append(text(right, bottom + 36, "milliseconds, logarithmic", "tick", "end"))
     if period_ms:
-        marks.append(line(x(period_ms), top - 12, x(period_ms), bottom, "reference"))
-        label = f"one control step: {significant(period_ms, 'ms')}"
-        anchor = "end" if x(period_ms) > width / 2 else "start"
-        marks.append(text(x(period_ms), top - 18, label, "tick", anchor))
+        marks.append(line(x(period_ms), top - 8, x(period_ms), bottom, "reference"))
+        label = f"one control step: {significant(period_ms)} ms"
+        anchor = "end" if x(period_ms) > (left + right) / 2 else "start"
+        marks.append(text(x(period_ms), top - 15, label, "tick", anchor))
+    for column, (key, radius) in zip(COLUMNS, PERCENTILES, strict=True):
+        marks.append(tag("circle", cx=column - 30, cy=top - 19, r=radius, class_=f"dot {key}"))
+        marks.append(text(column, top - 15, f"{key[1:]}%", "tick", "end"))
     for index, (name, often, role, values) in enumerate(rows):
         marks += latency_row(name, often, role, values, x, top + (index + 0.5) * pitch)
-    return svg(width, bottom + 42, marks, label=f"Latency of {arm.name}", class_="latency")
+    return svg(720, bottom + 42, marks, label=f"Latency of {arm.name}", class_="latency")
+
+
+COLUMNS = (600.0, 658.0, 716.0)
+"""Where the numbers of p50, p95 and p99 end."""
 
 
 def latency_row(
     name: str, often: str, role: str, values: Mapping[str, float], x: Scale, y: float
-) -> list[Markup]:  # fmt: skip
-    """One row of the latency chart: a line from p50 to p99 with three dots on it."""
+) -> list[Markup]:
+    """One row of the latency chart: three dots on a line, and their numbers in columns."""
     marks = [
         text(0, y - 2, name, f"strong {role}-text"),
         text(0, y + 14, often, "tick"),
     ]
     if not values:
-        return [*marks, text(x.start, y + 4, "not measured", "tick")]
+        return [*marks, text(COLUMNS[-1], y + 5, "not measured", "tick", "end")]
     ends = [x(v) for v in values.values()]
     marks.append(line(min(ends), y, max(ends), y, f"span {role}"))
-    before = -math.inf
-    for key, radius in PERCENTILES:
-        if (value := values.get(key)) is None:
-            continue
-        at = x(value)
-        marks.append(tag("circle", cx=at, cy=y, r=radius, class_=f"dot {role} {key}"))
-        label = f"{key[1:]}%: {significant(value)}" if key == "p50" else significant(value)
-        if at - before > 34:
-            marks.append(text(at, y - 11, label, "tick", "middle"))
-            before = at
+    for column, (key, radius) in zip(COLUMNS, PERCENTILES, strict=True):
+        value = values.get(key, math.nan)
+        if math.isfinite(value):
+            dot = tag("circle", cx=x(value), cy=y, r=radius, class_=f"dot {role} {key}")
+            marks.append(dot)
+        marks.append(text(column, y + 5, significant(value), "figures", "end"))
     return marks

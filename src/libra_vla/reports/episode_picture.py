@@ -1,13 +1,17 @@
 """A whole episode in one picture: what the camera saw, what was planned, what was done."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from libra_vla.reports.markup import Markup, image_uri, percent, tag
 from libra_vla.reports.svg import Scale, box, line, path, svg, text
 from libra_vla.reports.trace import EpisodeTrace
 
-WIDTH, LEFT, RIGHT = 1080.0, 86.0, 66.0
-LANE, GAP = 64.0, 14.0
+WIDTH, LEFT, RIGHT = 1080.0, 86.0, 96.0
+UNIT = 62.0
+"""Pixels per unit of normalised action: a lane over all of [-1, 1] would be twice as high."""
+NARROWEST, GAP, GRIPPER = 28.0, 16.0, 40.0
 FRAMES = 8
 """How many frames of the film strip fit beside each other."""
 
@@ -17,9 +21,46 @@ def time_scale(trace: EpisodeTrace) -> Scale:
     return Scale(0, trace.length, LEFT, WIDTH - RIGHT)
 
 
-def lane_scale(top: float) -> Scale:
-    """Normalised action to pixels within the lane that begins at `top`."""
-    return Scale(-1.0, 1.0, top + LANE, top)
+@dataclass(frozen=True)
+class Lane:
+    """The strip of one action dimension, cropped to the bins that the episode used.
+
+    Attributes:
+        dimension: index of the action dimension.
+        first, last: lowest and highest bin inside of the lane.
+        y: normalised action to pixels; all lanes but the gripper's have the same scale.
+    """
+
+    dimension: int
+    first: int
+    last: int
+    y: Scale
+
+    @property
+    def bottom(self) -> float:
+        return self.y.start
+
+    @property
+    def top(self) -> float:
+        return self.y.end
+
+
+def lay_out(trace: EpisodeTrace, top: float) -> list[Lane]:
+    """Stacks one lane per dimension, the first one at `top`."""
+    lanes = []
+    done = trace.space.encode(trace.executed_actions)
+    asked = trace.executed_intents
+    for d, bins in enumerate(trace.space.bins):
+        first = int(min(done[:, d].min(), asked[:, d].min()))
+        last = int(max(done[:, d].max(), asked[:, d].max()))
+        if d == trace.space.convention.gripper:
+            first, last = 0, bins - 1
+        low, high = 2.0 * first / bins - 1.0, 2.0 * (last + 1) / bins - 1.0
+        # A gripper says open or closed: it needs no room for what lies between.
+        height = GRIPPER if d == trace.space.convention.gripper else (high - low) * UNIT
+        lanes.append(Lane(d, first, last, Scale(low, high, top + height, top)))
+        top += max(height, NARROWEST) + GAP
+    return lanes
 
 
 def episode_picture(trace: EpisodeTrace) -> Markup:
@@ -27,24 +68,26 @@ def episode_picture(trace: EpisodeTrace) -> Markup:
     x = time_scale(trace)
     strip, top = film_strip(trace, x)
     hours = working_hours(trace, x, top)
-    top += 58
-    bottom = top + trace.space.size * (LANE + GAP) - GAP
-    plans = [line(x(s), top - 22, x(s), bottom, "plan-rule") for s in trace.step[trace.new_plans]]
+    lanes = lay_out(trace, top + 62)
+    bottom = lanes[-1].bottom
     inside = trace.inside()
-    lanes = [
-        lane(trace, d, x, top + d * (LANE + GAP), float(inside[d])) for d in range(trace.space.size)
-    ]
-    header = text(WIDTH - RIGHT + 10, top - 10, "inside its bin", "tick")
     cursor = tag(
-        "g", line(0, 0, 0, bottom + 6, "cursor"), class_="scrub-cursor", visibility="hidden"
+        "g", line(0, top, 0, bottom + 6, "cursor"), class_="scrub-cursor", visibility="hidden"
     )
     return svg(
         WIDTH,
         bottom + 34,
-        strip, hours, plans, lanes, header, time_axis(trace, x, bottom + 4), cursor,
+        strip,
+        hours,
+        [box(x.start, lane.top, x.end, lane.bottom, "lane") for lane in lanes],
+        [line(x(s), top + 32, x(s), bottom, "plan-rule") for s in trace.step[trace.new_plans]],
+        [lane_marks(trace, lane, x, float(inside[lane.dimension])) for lane in lanes],
+        text(WIDTH - RIGHT + 10, top + 50, "inside its box", "tick"),
+        time_axis(trace, x, bottom + 5),
+        cursor,
         label=f"Intents and actions of an episode: {trace.instruction}",
         class_="episode",
-    )  # fmt: skip
+    )
 
 
 def film_strip(trace: EpisodeTrace, x: Scale) -> tuple[list[Markup], float]:
@@ -88,33 +131,39 @@ def working_hours(trace: EpisodeTrace, x: Scale, top: float) -> list[Markup]:
     return marks
 
 
-def lane(
-    trace: EpisodeTrace, dimension: int, x: Scale, top: float, inside: float
-) -> list[Markup]:  # fmt: skip
+def lane_marks(trace: EpisodeTrace, lane: Lane, x: Scale, inside: float) -> list[Markup]:
     """Draws one dimension: the planner's boxes and the refiner's curve through them."""
-    y, bins = lane_scale(top), trace.space.bins[dimension]
-    name = trace.space.convention.names[dimension]
-    edges = [y(2.0 * i / bins - 1.0) for i in range(bins + 1)]
-    marks = [
-        box(x.start, top, x.end, top + LANE, "lane"),
-        line(x.start, y(0), x.end, y(0), "grid"),
-        [line(LEFT - 6, e, LEFT - 2, e, "axis") for e in edges],
-        text(LEFT - 14, y(0) + 5, name, "lane-name", "end"),
-        text(LEFT - 14, y(0) + 19, f"{bins} bins", "tick", "end"),
-    ]
-    for intent in trace.boxes(dimension):
+    y, d = lane.y, lane.dimension
+    marks = lane_labels(trace, lane, inside)
+    for intent in trace.boxes(d):
         marks.append(
             box(
                 x(intent.start), y(intent.low), x(intent.end), y(intent.high),
                 "intent", fill_opacity=opacity(intent.confidence),
             )
         )  # fmt: skip
-    values = trace.executed_actions[:, dimension]
+    values = trace.executed_actions[:, d]
     # An action holds for a whole control step: its point sits in the middle of it.
     curve = [(x(t + 0.5), y(float(v))) for t, v in zip(trace.times, values, strict=True)]
-    marks += [path(curve, "fine-halo"), path(curve, "fine")]
-    marks.append(text(WIDTH - RIGHT + 10, y(0) + 5, percent(inside), "inside"))
-    return [tag("g", marks)]
+    return [*marks, path(curve, "fine-halo"), path(curve, "fine")]
+
+
+def lane_labels(trace: EpisodeTrace, lane: Lane, inside: float) -> list[Markup]:
+    """Names a lane, rules its bins and says how often the curve stayed inside its box."""
+    bins = trace.space.bins[lane.dimension]
+    convention = trace.space.convention
+    middle = (lane.top + lane.bottom) / 2
+    used = f"bin {lane.first}" if lane.first == lane.last else f"bins {lane.first}–{lane.last}"
+    if lane.dimension == convention.gripper:
+        upward = convention.gripper_closed > convention.gripper_open
+        used = "↑ closed" if upward else "↑ open"
+    edges = [lane.y(2.0 * i / bins - 1.0) for i in range(lane.first, lane.last + 2)]
+    return [
+        *[line(LEFT - 6, e, LEFT - 2, e, "axis") for e in edges],
+        text(LEFT - 14, middle - 1, convention.names[lane.dimension], "lane-name", "end"),
+        text(LEFT - 14, middle + 13, used, "tick", "end"),
+        text(WIDTH - RIGHT + 10, middle + 5, percent(inside), "inside"),
+    ]
 
 
 def opacity(confidence: float) -> float:

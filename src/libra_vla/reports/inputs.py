@@ -60,6 +60,7 @@ class Arm:
         errors: episodes that ended in an error of the program; they are in no rate.
         latency_ms: `plan`, `refine` and `control`, each with p50, p95 and p99.
         role: decides the colour, and what a comparison with Libra means.
+        lacks: what a control has to do without, for instance "images".
         obeyed: for a control with a swapped instruction: how often it did what it was told.
     """
 
@@ -70,12 +71,14 @@ class Arm:
     errors: int = 0
     latency_ms: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     role: Role = "libra"
+    lacks: str = ""
     obeyed: Rate | None = None
 
     @classmethod
     def from_results(
-        cls, results: Mapping[str, Any], *, name: str, explanation: str, role: Role = "libra"
-    ) -> "Arm":
+        cls, results: Mapping[str, Any], *, name: str, explanation: str, role: Role = "libra",
+        lacks: str = "",
+    ) -> "Arm":  # fmt: skip
         """Reads a `results.json`.
 
         Raises:
@@ -94,6 +97,7 @@ class Arm:
                 errors=results["errors"],
                 latency_ms=results["latency_ms"],
                 role=role,
+                lacks=lacks,
                 obeyed=Rate(reached, evaluated) if evaluated else None,
             )
         except (KeyError, TypeError, ValueError) as error:

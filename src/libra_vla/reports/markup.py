@@ -71,13 +71,12 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.0f}%" if math.isfinite(fraction) else "–"
 
 
-def significant(value: float, unit: str = "") -> str:
-    """Three significant digits, without an exponent, as people write measurements."""
+def significant(value: float) -> str:
+    """At least two significant digits, without an exponent: 0.021, 8.3, 107."""
     if not math.isfinite(value):
         return "–"
-    digits = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    text = f"{value:,.{digits}f}"
-    return f"{text} {unit}".rstrip()
+    digits = 0 if value == 0 else max(0, 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
 
 
 def image_uri(image: np.ndarray, quality: int = 82) -> str:

@@ -10,7 +10,7 @@ from libra_vla.reports.svg import Scale, box, line, path, svg, text
 from libra_vla.reports.trace import EpisodeTrace
 
 WIDTH, HEIGHT = 700.0, 340.0
-LEFT, RIGHT, TOP, BOTTOM = 64.0, 150.0, 40.0, 48.0
+LEFT, RIGHT, TOP, BOTTOM = 34.0, 150.0, 34.0, 48.0
 
 
 def choose(trace: EpisodeTrace) -> tuple[int, int, int]:
@@ -49,6 +49,7 @@ def plan_picture(trace: EpisodeTrace) -> tuple[Markup, Markup]:
         intents(trace, dimension, x, y),
         curve(trace, dimension, x, y),
         boundaries(trace, first, last, x, y),
+        labels(trace, dimension, x, y),
         label=f"One plan, enlarged: {trace.space.convention.names[dimension]}",
         class_="plan",
     )  # fmt: skip
@@ -67,28 +68,39 @@ def ruler(trace: EpisodeTrace, dimension: int, x: Scale, y: Scale) -> list[Marku
             centre = y(2.0 * (index + 0.5) / bins - 1.0)
             marks.append(text(x.start - 8, centre + 4, str(index), "tick", "end"))
     name = trace.space.convention.names[dimension]
-    marks.append(text(0, 14, f"Bin of {name}", "panel-title"))
+    marks.append(text(0, 14, f"{name}, in {bins} bins", "panel-title"))
     return marks
 
 
 def intents(trace: EpisodeTrace, dimension: int, x: Scale, y: Scale) -> list[Markup]:
-    """Draws the boxes; the longest one carries its bin and its confidence."""
+    """Draws the boxes."""
     boxes = [b for b in trace.boxes(dimension) if x.low <= b.start < x.high]
-    marks = [
+    return [
         box(
             x(b.start), y(b.low), x(b.end), y(b.high), "intent",
             fill_opacity=opacity(b.confidence), rx=2,
         )
         for b in boxes
     ]  # fmt: skip
-    last = boxes[-1]
-    middle = (y(last.low) + y(last.high)) / 2
-    label = f"bin {last.coarse}, {percent(last.confidence)} sure"
-    marks += [
-        text(x.end + 14, middle - 4, "where to go", "planner-text strong"),
-        text(x.end + 14, middle + 12, label, "tick"),
+
+
+def labels(trace: EpisodeTrace, dimension: int, x: Scale, y: Scale) -> list[Markup]:
+    """Names box and curve beside their right ends, in the colours they are drawn in."""
+    end = [b for b in trace.boxes(dimension) if x.low <= b.start < x.high][-1]
+    value = float(trace.executed_actions[trace.times < x.high, dimension][-1])
+    middle = (y(end.low) + y(end.high)) / 2
+    top = min(max(middle - 22, y.end + 12), y.start - 50)
+    lines = (
+        ("how", "refiner-text strong"),
+        (f"action {value:+.2f}".replace("-", "−"), "tick"),
+        ("where to go", "planner-text strong"),
+        (f"bin {end.coarse}, {percent(end.confidence)} sure", "tick"),
+    )
+    offsets = (0, 15, 36, 51)
+    return [
+        text(x.end + 14, top + down, words, class_)
+        for down, (words, class_) in zip(offsets, lines, strict=True)
     ]
-    return marks
 
 
 def curve(trace: EpisodeTrace, dimension: int, x: Scale, y: Scale) -> list[Markup]:

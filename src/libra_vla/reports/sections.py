@@ -40,8 +40,7 @@ def hero(report: Report) -> Markup:
         sentence = f"{arm.name} succeeds in {percent(total.rate)} of its episodes"
         lead = (
             f"{total.successes} of {total.trials} episodes, {report.groups[0].name.lower()}. "
-            f"The 95% interval is {interval(total)}: how far off the rate may be, given so "
-            "many episodes."
+            f"Rates of {interval(total)} would fit that too (95% Wilson interval)."
         )
     told = [
         tag("p", title, class_="eyebrow"),
@@ -90,7 +89,7 @@ def success(report: Report) -> Markup | None:
         tag(
             "p",
             "Each bar ends at the share of episodes that succeeded. The whisker is the 95% Wilson "
-            "interval: had we run many more episodes, the rate would most likely settle there. "
+            "interval: with many more episodes, the rate would most likely settle within it. "
             "Compare whiskers, not bars.",
         ),
         [group_part(group) for group in report.groups if group.arms],
@@ -127,7 +126,7 @@ def how_it_works(report: Report) -> Markup | None:
             "p",
             "Two systems share the work. The ", tag("b", "planner", class_="planner"),
             f" looks at the scene and says where to go: for every control step it picks one of "
-            f"{' or '.join(map(str, bins))} bins per action dimension. The ",
+            f"{' or '.join(map(str, bins))} bins in every action dimension. The ",
             tag("b", "refiner", class_="refiner"),
             " looks again, more often, and says how: the continuous action itself.",
         ),
@@ -178,8 +177,8 @@ def episode_figure(trace: EpisodeTrace) -> Markup:
         tag("div", episode_picture(trace), class_="wide"),
         caption(
             tag("b", "A whole episode. "),
-            f"It {outcome} after {trace.length / rate:.1f} s. One lane per action dimension, from "
-            "−1 at the bottom to +1 at the top. ",
+            f"It {outcome} after {trace.length / rate:.1f} s. One lane per action dimension, "
+            "cropped to the bins that were used. ",
             tag("b", "Boxes", class_="planner"), " are the planner's bins, the ",
             tag("b", "curve", class_="refiner"),
             " is the executed action; a vertical line marks every new plan. The curve stayed "
@@ -239,9 +238,9 @@ def latency(report: Report) -> Markup | None:
             "figure",
             tag("div", chart, class_="scroll"),
             caption(
-                "Filled dots: half of all calls and 95% of them took no longer than this. Hollow: "
-                "99%. Only some control steps plan or refine; the others take an action that is "
-                "waiting, which is why their median is so short.",
+                "Half of all calls, 95% and 99% of them took no longer than this, without the time "
+                "that the camera needs. Only some control steps plan or refine; the others take an "
+                "action that is waiting already.",
             ),
         ),
     )

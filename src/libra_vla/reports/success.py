@@ -3,7 +3,7 @@
 import math
 
 from libra_vla.reports.inputs import Arm, ArmGroup, Rate
-from libra_vla.reports.markup import Child, Markup, percent, tag
+from libra_vla.reports.markup import Child, Markup, join, percent, tag
 from libra_vla.reports.svg import line, text
 
 
@@ -24,23 +24,30 @@ def difference(arm: Arm, other: Arm) -> tuple[float, float, float]:
     return p - q, p - q - math.hypot(p - a, d - q), p - q + math.hypot(b - p, q - c)
 
 
-def verdict(arm: Arm, other: Arm) -> str:
-    """Says in one sentence what the difference of two arms allows to conclude."""
+def verdict(arm: Arm, other: Arm) -> Markup:
+    """Says what the difference of two arms allows to conclude: the conclusion, then the numbers."""
     if not (arm.total.trials and other.total.trials):
-        return f"{arm.name} and {other.name} cannot be compared: one of them ran no episodes."
+        missing = other if arm.total.trials else arm
+        return join(
+            f"{arm.name} and {other.name} cannot be compared: {missing.name} has no trials."
+        )
     gap, low, high = (100 * v for v in difference(arm, other))
-    numbers = f"{signed(gap)} points (95% interval {signed(low)} to {signed(high)})"
-    start = f"{arm.name} minus {other.name}: {numbers}."
-    if low <= 0 <= high:
-        told = "Zero lies inside, so these episodes cannot tell the two apart"
-        more = ", nor do they show that the two are equal."
-        if other.role == "control":
-            more = f": they do not show that {arm.name} needs what this control lacks."
-        return f"{start} {told}{more}"
-    if other.role == "control" and gap > 0:
-        return f"{start} Zero lies outside: {arm.name} needs what this control lacks."
     better, worse = (arm, other) if gap > 0 else (other, arm)
-    return f"{start} Zero lies outside: {better.name} does better than {worse.name} here."
+    lacking = other.lacks or "what this control lacks"
+    if low <= 0 <= high:
+        said = f"No difference between {arm.name} and {other.name} is shown, nor that there is none"
+        if other.role == "control":
+            said = f"Nothing here shows that {arm.name} needs {lacking}"
+    elif other.role == "control" and gap > 0:
+        said = f"{arm.name} needs {lacking}"
+    else:
+        said = f"{better.name} does better than {worse.name} here"
+    where = "contains" if low <= 0 <= high else "does not contain"
+    numbers = (
+        f" {arm.name} minus {other.name}: {signed(gap)} points, 95% interval {signed(low)} to "
+        f"{signed(high)}, which {where} zero."
+    )
+    return join([tag("b", said, "."), numbers])
 
 
 def signed(value: float) -> str:
@@ -94,7 +101,11 @@ def arm_row(name: str, why: str, rate: Rate, role: str, errors: int) -> Markup:
     """One arm: its name and meaning, its bar, its numbers."""
     spoken = f"{name}: {rate.successes} of {rate.trials}, interval {interval(rate)}"
     counts = f"{rate.successes} of {rate.trials}" if rate.trials else "no episodes"
-    noted = tag("span", f"+ {errors} errors", class_="warn") if errors else None
+    noted = (
+        tag("span", "1 error" if errors == 1 else f"{errors} errors", class_="warn")
+        if errors
+        else None
+    )
     return tag(
         "div",
         tag("div", tag("b", name), tag("span", why), class_="who"),
@@ -104,7 +115,7 @@ def arm_row(name: str, why: str, rate: Rate, role: str, errors: int) -> Markup:
             tag("b", percent(rate.rate)),
             tag("span", interval(rate)) if rate.trials else None,
             tag("span", counts),
-            noted,
+            tag("span", noted, class_="warn") if errors else None,
             class_="numbers",
         ),
         class_=f"arm {role}",
@@ -128,9 +139,7 @@ def task_table(group: ArmGroup) -> Markup | None:
         return None
     tasks = list(dict.fromkeys(t.instruction for arm in arms for t in arm.per_task))
     rows = [task_row(task, arms) for task in tasks]
-    names = [tag("span", arm.name, class_=f"key {arm.role}") for arm in arms]
-    keys = tag("p", "From top to bottom: ", [[n, " "] for n in names], class_="keys")
-    return tag("div", keys, rows, axis_row(), class_="arms tasks")
+    return tag("div", rows, axis_row(), class_="arms tasks")
 
 
 def task_row(task: str, arms: list[Arm]) -> Markup:
@@ -143,8 +152,8 @@ def task_row(task: str, arms: list[Arm]) -> Markup:
         f"{arm.name} {r.successes} of {r.trials}" for arm, (r, _) in zip(arms, rates, strict=True)
     )
     counts = [
-        tag("span", f"{r.successes}/{r.trials}" if r.trials else "–", class_=role)
-        for r, role in rates
+        tag("span", f"{r.successes}/{r.trials}" if r.trials else "–", " ", arm.name, class_=role)
+        for arm, (r, role) in zip(arms, rates, strict=True)
     ]
     return tag(
         "div",
