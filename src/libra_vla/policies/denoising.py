@@ -64,7 +64,9 @@ class DDPM:
 
     def __init__(self, train_steps: int = 100, eta: float = 0.0) -> None:
         self.train_steps, self.eta = train_steps, eta
-        progress = torch.arange(train_steps + 1, dtype=torch.float64) / train_steps
+        # On the CPU even when the model is built elsewhere: sampling reads single numbers of it.
+        steps = torch.arange(train_steps + 1, dtype=torch.float64, device="cpu")
+        progress = steps / train_steps
         signal = torch.cos((progress + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = (1.0 - signal[1:] / signal[:-1]).clamp(max=0.999)
         self.signal = torch.cumprod(1.0 - betas, dim=0).float()

@@ -39,10 +39,9 @@ class CoarseActionHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.bins = tuple(bins)
         self.out = nn.Linear(width, sum(bins))
-        absent = torch.ones(len(self.bins), max(self.bins), dtype=torch.bool)
-        for dimension, count in enumerate(self.bins):
-            absent[dimension, :count] = False
-        self.register_buffer("absent", absent, persistent=False)
+        # Where each logit goes in [D, N_max]: dimensions may differ in their number of bins.
+        places = [d * max(bins) + n for d, count in enumerate(self.bins) for n in range(count)]
+        self.register_buffer("places", torch.tensor(places), persistent=False)
 
     def forward(self, context: Tokens) -> Tensor:
         """Returns logits [B, L, D, N_max]; bins that a dimension lacks get the lowest number."""
@@ -52,9 +51,9 @@ class CoarseActionHead(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         flat = self.out(self.norm(x[:, -horizon:]))
-        logits = flat.new_full((*flat.shape[:2], *self.absent.shape), torch.finfo(flat.dtype).min)
-        logits[:, :, ~self.absent] = flat
-        return logits
+        shape = (len(self.bins), max(self.bins))
+        logits = flat.new_full((*flat.shape[:2], shape[0] * shape[1]), torch.finfo(flat.dtype).min)
+        return logits.index_copy(-1, self.places, flat).unflatten(-1, shape)
 
 
 class SemanticPlanner(nn.Module):

@@ -74,7 +74,8 @@ class ActionRefiner(nn.Module):
         intents, condition, mask = self.intent(intent_weights), state_token, context.mask
         if draws > 1:
             intents, condition = (x.repeat_interleave(draws, dim=0) for x in (intents, condition))
-        every_token = None if bool(mask.all()) else mask
+        # Attention without a mask is faster; a model that is only counted has no values to ask.
+        every_token = None if mask.is_meta or bool(mask.all()) else mask
         return lambda noisy, level: self.transformer(
             noisy, level, intents, condition, read, every_token
         )
