@@ -142,7 +142,7 @@ def latency_chart(arm: Arm, period_ms: float | None) -> Markup | None:
         anchor = "end" if x(period_ms) > (left + right) / 2 else "start"
         marks.append(text(x(period_ms), top - 15, label, "tick", anchor))
     for column, (key, radius) in zip(COLUMNS, PERCENTILES, strict=True):
-        marks.append(tag("circle", cx=column - 30, cy=top - 19, r=radius, class_=f"dot {key}"))
+        marks.append(tag("circle", cx=column - 37, cy=top - 19, r=radius, class_=f"dot {key}"))
         marks.append(text(column, top - 15, f"{key[1:]}%", "tick", "end"))
     for index, (name, often, role, values) in enumerate(rows):
         marks += latency_row(name, often, role, values, x, top + (index + 0.5) * pitch)

@@ -14,6 +14,9 @@ from libra_vla.reports.plan_picture import plan_picture
 from libra_vla.reports.success import group_chart, interval, task_table, verdict
 from libra_vla.reports.trace import EpisodeTrace
 
+STILLS = 100
+"""Frames of an episode that the slider can show."""
+
 
 def section(name: str, title: str, *children: Child) -> Markup:
     """One section with its anchor and title."""
@@ -149,8 +152,10 @@ def episode_figure(trace: EpisodeTrace) -> Markup:
     """The whole episode, with a slider through it."""
     rate = trace.space.convention.rate_hz
     outcome = "succeeded" if trace.success else "failed"
-    values = zip(trace.space.encode(trace.executed_actions), trace.executed_intents, strict=True)
-    share = float(np.mean([a == c for a, c in values]))
+    share = float(trace.inside().mean())
+    # A JPEG is at most 65,535 pixels wide, and nobody looks at more stills than these.
+    count = len(trace.frames)
+    kept = np.unique(np.linspace(0, count - 1, min(count, STILLS)).astype(int))
     data = {
         "left": LEFT,
         "right": WIDTH - RIGHT,
@@ -158,8 +163,8 @@ def episode_figure(trace: EpisodeTrace) -> Markup:
         "rate": rate,
         "plans": trace.step[trace.new_plans].tolist(),
         "chunks": trace.step.tolist(),
-        "frames": trace.frame_steps.tolist(),
-        "sprite": sprite(trace),
+        "frames": trace.frame_steps[kept].tolist(),
+        "sprite": sprite(trace, kept),
     }
     label = "Moment of the episode"
     slider = tag("input", type="range", min=0, max=trace.length - 1, value=0, aria_label=label)
@@ -189,12 +194,12 @@ def episode_figure(trace: EpisodeTrace) -> Markup:
     )  # fmt: skip
 
 
-def sprite(trace: EpisodeTrace) -> str:
-    """All frames beside each other in one picture, small, for the slider."""
-    if not len(trace.frames):
+def sprite(trace: EpisodeTrace, kept: np.ndarray) -> str:
+    """The frames with the indices `kept` beside each other in one small picture."""
+    if not len(kept):
         return ""
     every = max(1, trace.frames.shape[1] // 128)
-    return image_uri(np.concatenate(list(trace.frames[:, ::every, ::every]), axis=1), 75)
+    return image_uri(np.concatenate(list(trace.frames[kept, ::every, ::every]), axis=1), 75)
 
 
 def training(report: Report) -> Markup | None:
@@ -249,7 +254,9 @@ def latency(report: Report) -> Markup | None:
 def making(report: Report) -> Markup:
     """Provenance: what was run, with what, and how to run it again."""
     facts = {**result_facts(report.results), **report.facts}
-    entries = [[tag("dt", name), tag("dd", value)] for name, value in facts.items()]
+    entries = [
+        [tag("dt", name[:1].upper() + name[1:]), tag("dd", value)] for name, value in facts.items()
+    ]
     more = [clip(film) for film in report.clips[1:]]
     return section(
         "making",

@@ -123,13 +123,19 @@ def arm_row(name: str, why: str, rate: Rate, role: str, errors: int) -> Markup:
 
 
 def axis_row() -> Markup:
-    """The axis under the tracks."""
+    """The axis under the tracks; a phone leaves its quarters out."""
     marks = [
-        text(f"{v}%", 12, f"{v}%", "tick", {0: "start", 100: "end"}.get(v, "middle"))
+        text(
+            f"{v}%",
+            12,
+            f"{v}%",
+            "tick quarter" if v % 50 else "tick",
+            {0: "start", 100: "end"}.get(v, "middle"),
+        )
         for v in (0, 25, 50, 75, 100)
     ]
     axis = tag("svg", marks, width="100%", height=16, class_="track", aria_hidden="true")
-    return tag("div", tag("div"), axis, tag("div"), class_="arm axis-row")
+    return tag("div", tag("div", class_="who"), axis, tag("div"), class_="arm axis-row")
 
 
 def task_table(group: ArmGroup) -> Markup | None:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import av
 import numpy as np
-from av.error import FFmpegError
 
 from libra_vla.action_space import ActionSpace
+from libra_vla.data.video import read_video
 from libra_vla.errors import LibraError
 from libra_vla.files import read_json
 
@@ -145,7 +144,7 @@ def load_trace(folder: Path | str, *, task: int, trial: int, space: ActionSpace)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise LibraError(f"{path} is not a trace of an episode ({error})") from error
     # The film holds one frame per chunk, as the policy saw it, and one after the last action.
-    frames = read_frames(video) if video.exists() else NO_FRAMES
+    frames = read_video(video, fps=space.convention.rate_hz) if video.exists() else NO_FRAMES
     moments = np.append(arrays["step"], arrays["step"][-1] + arrays["executed"][-1])
     count = min(len(frames), len(moments))
     return EpisodeTrace(
@@ -156,17 +155,3 @@ def load_trace(folder: Path | str, *, task: int, trial: int, space: ActionSpace)
         frames=frames[:count],
         frame_steps=moments[:count],
     )
-
-
-def read_frames(path: Path) -> np.ndarray:
-    """Decodes a film, uint8 [K, h, w, 3].
-
-    Raises:
-        LibraError: the file cannot be decoded.
-    """
-    try:
-        with av.open(str(path)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (OSError, FFmpegError) as error:
-        raise LibraError(f"{path} cannot be decoded ({error})") from error
-    return np.stack(frames) if frames else NO_FRAMES
