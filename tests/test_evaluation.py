@@ -125,7 +125,7 @@ def test_a_policy_for_another_robot_stops_the_evaluation_and_leaves_nothing(tmp_
     [
         ({"episodes": 0}, "episodes is 0: expected at least 1"),
         ({"episodes": 5}, "has 4 official initial states per task"),
-        ({"workers": 0}, "workers is 0"),
+        ({"workers": -1}, "workers is -1"),
         ({"seed": -1}, "seed is -1"),
         ({"tasks": "0,3"}, "toy has no task 3: expected 0 to 2"),
         ({"tasks": "zero"}, "tasks are 'zero'"),

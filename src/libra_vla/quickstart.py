@@ -216,24 +216,46 @@ def run_training(job: TrainJob) -> None:
 
 
 def _evaluate(config: QuickstartConfig) -> dict[str, dict[str, Any]]:
-    """Every arm's `results.json`, by name."""
-    tasks = ",".join(map(str, TASKS))
-    results = {}
-    for name, policy, changes in _arms(config):
-        print(f"-- {name}", file=sys.stderr)
-        out = config.out / "evaluations" / name
-        results[name] = evaluate(
+    """Evaluates the arms side by side; returns every arm's `results.json`, by name."""
+    jobs = [
+        EvalJob(
             EvalConfig(
                 policy=config.out / "policies" / policy.name,
                 suite=SUITE,
-                out=out,
-                tasks=tasks,
-                workers=config.workers,
-                resume=out.exists(),
+                out=config.out / "evaluations" / name,
+                tasks=",".join(map(str, TASKS)),
+                workers=0,
+                resume=True,
                 **({"episodes": config.trials, "seed": config.seed} | changes),
-            )
+            ),
+            position,
         )
-    return results
+        for position, (name, policy, changes) in enumerate(_arms(config))
+    ]
+    unfinished = [job for job in jobs if not job.done]
+    for outcome in fan_out(run_evaluation, unfinished, workers=config.workers):
+        if outcome.error is not None:
+            raise RuntimeError(f"evaluation broke: {outcome.error}")
+    print("\n" * len(unfinished), end="", file=sys.stderr)
+    return {job.config.out.name: read_json(job.config.out / "results.json") for job in jobs}
+
+
+@dataclass(frozen=True)
+class EvalJob:
+    """One evaluation and the line of its progress bar."""
+
+    config: EvalConfig
+    position: int
+
+    @property
+    def done(self) -> bool:
+        results = self.config.out / "results.json"
+        return results.exists() and read_json(results)["complete"]
+
+
+def run_evaluation(job: EvalJob) -> None:
+    """Evaluates in a worker process, which keeps its simulator from arm to arm."""
+    evaluate(job.config, position=job.position)
 
 
 def _arms(config: QuickstartConfig) -> list[tuple[str, PolicyPlan, dict[str, Any]]]:
@@ -248,6 +270,8 @@ def _arms(config: QuickstartConfig) -> list[tuple[str, PolicyPlan, dict[str, Any
             {
                 "instruction_from": {first: second, second: first},
                 "episodes": min(config.trials, config.spread_trials),
+                # Long enough for either task, and the policy never reaches the wrong one.
+                "max_steps": 150,
             },
         ),
         # Another seed than the demonstrations', so that no reset was seen in training.

@@ -24,7 +24,7 @@ class EvalConfig:
         mode: when the planner works.
         horizon_factor: M, chunks per plan; the policy's by default.
         execute: actions carried out of each chunk; all H by default.
-        workers: processes, each with a simulator and a policy of its own.
+        workers: processes, each with a simulator and a policy of its own; 0 uses this one.
         seed: the seed of each trial (fixtures and the policy's noise) derives from it, the
             task's index and the trial's number.
         states: "official" initial states, or "sampled" by the simulator (not comparable).
@@ -61,10 +61,10 @@ class EvalConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "workers", "image_size", "max_steps"):
+        for name in ("episodes", "image_size", "max_steps"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise LibraError(f"{name} is {value}: expected at least 1")
-        for name in ("seed", "videos", "spread"):
+        for name in ("workers", "seed", "videos", "spread"):
             if getattr(self, name) < 0:
                 raise LibraError(f"{name} is {getattr(self, name)}: expected at least 0")
         if self.states not in get_args(States):

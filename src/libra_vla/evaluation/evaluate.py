@@ -25,7 +25,11 @@ OnProgress = Callable[[Trial, int, int], None]
 
 
 def evaluate(
-    config: EvalConfig, *, on_progress: OnProgress | None = None, benchmark: Benchmark = LIBERO
+    config: EvalConfig,
+    *,
+    on_progress: OnProgress | None = None,
+    benchmark: Benchmark = LIBERO,
+    position: int = 0,
 ) -> dict[str, Any]:
     """Runs the evaluation and returns what it wrote to `results.json`.
 
@@ -33,6 +37,7 @@ def evaluate(
         on_progress: called with each trial that ends, the number of finished ones and of all;
             by default a progress bar is shown.
         benchmark: where tasks, scenes and policies come from.
+        position: line of the progress bar, for evaluations side by side.
 
     Raises:
         LibraError: the configuration, the policy or the output folder does not fit.
@@ -64,7 +69,7 @@ def evaluate(
         return results
 
     try:
-        _run(jobs, journal, config.workers, on_progress)
+        _run(jobs, journal, config, on_progress, position)
     except KeyboardInterrupt:
         if journal.trials:
             write(complete=False)
@@ -76,13 +81,17 @@ def evaluate(
 
 
 def _run(
-    jobs: Sequence[Job], journal: Journal, workers: int, on_progress: OnProgress | None
+    jobs: Sequence[Job],
+    journal: Journal,
+    config: EvalConfig,
+    on_progress: OnProgress | None,
+    position: int,
 ) -> None:
     """Runs the jobs that `journal` has no outcome of yet, and writes theirs into it."""
     done = journal.trials
     todo = [job for job in jobs if (t := done.get(_key(job))) is None or t.error is not None]
     hidden = on_progress is not None
-    outcomes = fan_out(run_trial, todo, workers=workers)
+    outcomes = fan_out(run_trial, todo, workers=config.workers)
     with (
         closing(outcomes),  # pyright: ignore[reportArgumentType] # a generator: workers end here
         tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="trial", disable=hidden) as bar,

@@ -181,12 +181,13 @@ _scene: dict[tuple[object, ...], Environment] = {}
 
 
 def _environment(job: Job, cameras: tuple[str, ...]) -> Environment:
-    key = (job.task.suite, job.task.index, job.image_size, job.meshes, cameras)
+    key = (job.task.suite, job.task.index, job.image_size, job.meshes)
     if key not in _scene:
         _forget_scene()
         _scene[key] = job.benchmark.make_env(
             job.task, image_size=job.image_size, meshes=job.meshes, cameras=cameras
         )
+    _scene[key].cameras = cameras  # only what this policy reads is rendered
     return _scene[key]
 
 

@@ -71,17 +71,29 @@ class LiberoEnv:
         cameras: tuple[str, ...] = ("agentview", "wrist"),
         render: bool = True,
     ) -> None:
-        for camera in cameras:
-            if camera not in CAMERAS:
-                raise unknown("camera", camera, CAMERAS)
-        self.task, self.image_size = task, image_size
-        self.cameras = cameras if render else ()
+        self.task, self.image_size, self.cameras = task, image_size, cameras
         self.success, self.steps_taken = False, 0
         if render:
             choose_backend()
         self.robosuite_env = _build(task)
         self._watch()
         self._renderer = _Renderer(self.robosuite_env.sim, meshes) if render else None
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras that `observe` renders; may be changed at any time.
+
+        Raises:
+            LibraError: set to an unknown one.
+        """
+        return self._cameras
+
+    @cameras.setter
+    def cameras(self, cameras: tuple[str, ...]) -> None:
+        for camera in cameras:
+            if camera not in CAMERAS:
+                raise unknown("camera", camera, CAMERAS)
+        self._cameras = tuple(cameras)
 
     def _watch(self) -> None:
         """Replaces robosuite's observables by one that samples when they would have.
@@ -409,5 +421,5 @@ def _widened(env: Any, spread: float) -> Iterator[None]:
     try:
         yield
     finally:
-        for sampler, (sampler.x_ranges, sampler.y_ranges) in zip(samplers, before, strict=True):
-            pass
+        for sampler, (x_ranges, y_ranges) in zip(samplers, before, strict=True):
+            sampler.x_ranges, sampler.y_ranges = x_ranges, y_ranges
