@@ -217,8 +217,13 @@ def _load_pretrained(model: PreTrainedModel, folder: Path | str) -> None:
     if not Path(folder).is_dir():
         raise LibraError(f"{folder} is not a folder: give one with config.json and weights")
     try:
+        # With this model's configuration, not the folder's: what differs is then an error.
         loaded, report = type(model).from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+            folder,
+            config=model.config,
+            local_files_only=True,
+            output_loading_info=True,
+            dtype=torch.float32,
         )
         if report["missing_keys"]:
             raise LibraError(f"{folder} lacks the weight '{sorted(report['missing_keys'])[0]}'")
