@@ -33,6 +33,15 @@ CAMERAS = ("agentview", "wrist")
 CONVENTION = ActionConvention(("x", "y", "gripper"), ("m", "m", "1"), "d", 20.0, gripper=2)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny tensors gain nothing from threads, and on a busy machine threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def make_backbone(cameras: int = 2, **changes) -> InternVLBackbone:
     torch.manual_seed(0)
     return InternVLBackbone(dataclasses.replace(BACKBONE, **changes), cameras).eval()
@@ -259,6 +268,14 @@ def test_the_dual_system_learns_while_its_frozen_part_stays():
     assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
     idle = [n for n, p in policy.model.named_parameters() if p.requires_grad and p.grad is None]
     assert idle == [], "everything else is trained: no parameter is there for nothing"
+
+
+def test_it_trains_and_plans_in_mixed_precision():
+    policy = make_policy()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = train(policy, 2)
+        plan = policy.plan(observe())
+    assert np.isfinite(losses).all() and np.isfinite(plan.distribution).all()
 
 
 def test_a_trained_policy_is_saved_and_loaded_bit_for_bit(tmp_path: Path):
