@@ -15,7 +15,6 @@ from transformers import (
     AutoTokenizer,
     InternVLConfig,
     InternVLModel,
-    PreTrainedModel,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
@@ -62,12 +61,14 @@ class InternVLBackbone(nn.Module):
             tokenizer that is missing or does not fit.
     """
 
+    mean: Tensor
+    std: Tensor
     PARTS = ("vision_tower", "multi_modal_projector", "language_model")
 
     def __init__(self, config: BackboneConfig, cameras: int) -> None:
         super().__init__()
         self.cameras = cameras
-        self.vlm: InternVLModel = _build(InternVLModel, InternVLConfig, config.model)
+        self.vlm: Any = _build(InternVLModel, InternVLConfig, config.model)
         self.width: int = self.vlm.config.text_config.hidden_size
         self.image_size = int(self.vlm.config.vision_config.image_size[0])
         for part in config.frozen:
@@ -170,7 +171,7 @@ class SiglipEncoder(nn.Module):
         super().__init__()
         # Its pooling head yields one vector per image; the refiner wants to know where things are.
         fields = {**config.model, "vision_use_head": False}
-        self.vision: SiglipVisionModel = _build(SiglipVisionModel, SiglipVisionConfig, fields)
+        self.vision: Any = _build(SiglipVisionModel, SiglipVisionConfig, fields)
         self.width: int = self.vision.config.hidden_size
         self.image_size = int(self.vision.config.image_size)
         self.cameras = cameras
@@ -212,7 +213,7 @@ def _load_tokenizer(name: str) -> Any:
         raise LibraError(f"no tokenizer at '{name}': give a folder with its files") from error
 
 
-def _load_pretrained(model: PreTrainedModel, folder: Path | str) -> None:
+def _load_pretrained(model: Any, folder: Path | str) -> None:
     """Copies weights into `model`; transformers alone would fill gaps with random numbers."""
     if not Path(folder).is_dir():
         raise LibraError(f"{folder} is not a folder: give one with config.json and weights")

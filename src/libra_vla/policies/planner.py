@@ -23,6 +23,8 @@ class CoarseActionHead(nn.Module):
         width, layers, heads: of the transformer.
     """
 
+    places: Tensor
+
     def __init__(
         self,
         context_width: int,
