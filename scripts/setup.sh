@@ -36,7 +36,7 @@ PYTHON
   then
     source=(--extra-index-url "$torch_index")
   fi
-  "$venv/bin/python" -m pip install --quiet -c constraints.txt "${source[@]}" torch
+  "$venv/bin/python" -m pip install -qq -c constraints.txt "${source[@]}" torch
 }
 
 # LIBERO is rendered without a display, which on Linux needs a system library.
@@ -66,5 +66,5 @@ if [[ ! -x $venv/bin/python ]]; then
 fi
 echo "installing libra-vla[$extras] into $venv (the first time takes a few minutes)"
 install_torch
-"$venv/bin/python" -m pip install --quiet -c constraints.txt -e ".[$extras]"
+"$venv/bin/python" -m pip install -qq -c constraints.txt -e ".[$extras]"
 install_rendering

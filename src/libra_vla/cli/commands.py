@@ -121,7 +121,7 @@ def data_info(words: Words) -> Outcome:
     described = describe(options.dataset)
     if options.out is not None:
         contact_sheet(options.dataset, options.out)
-    return Outcome(_json(described) if options.json else summaries.outline(described))
+    return Outcome(_json(described) if options.json else summaries.data_info(described))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Results as a few lines for a reader; the files that a command writes hold everything."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,54 @@ def train(summary: Mapping[str, Any], out: Path) -> str:
 
 
 def collect(summary: Mapping[str, Any], out: Path) -> str:
-    """What the dataset holds."""
-    return f"{outline(summary)}\nwrote {out}"
+    """What was collected, and where the expert failed."""
+    lines = [
+        f"{summary['episodes']} demonstrations ({summary['frames']:,} frames) out of "
+        f"{summary['attempts']} attempts"
+    ]
+    lines += [f"  {n} failed: {name}" for name, n in summary["failures"].items() if n]
+    return "\n".join([*lines, f"wrote {out}"])
 
 
 def quickstart(results: Mapping[str, Any], out: Path) -> str:
-    """The success rates, and the page to open."""
-    return f"{evaluate(results, out)}\nopen  {out / 'report.html'}"
+    """Every arm's success rate, and the page to open."""
+    arms = results["arms"]
+    width = max(map(len, arms))
+    lines = [f"{name:<{width}}  {success(arm)}" for name, arm in arms.items()]
+    return "\n".join([*lines, f"wrote {out / 'results.json'}", f"open  {out / 'report.html'}"])
+
+
+def data_info(described: Mapping[str, Any]) -> str:
+    """Size, cameras, instructions and how the actions are spread."""
+    length = described["length"]
+    cameras = (f"{name} {w} x {h}" for name, (h, w) in described["cameras"].items())
+    actions = described["actions"]
+    width = max(map(len, actions))
+    lines = [
+        f"{described['episodes']} episodes, {described['frames']:,} frames at "
+        f"{described['fps']:g} Hz; {length['min']} to {length['max']} frames each",
+        f"cameras: {', '.join(cameras) or 'none'}",
+        f"state: {described['state_size']} numbers",
+        "instructions:",
+        *(f"{count:>6}  {text}" for text, count in described["instructions"].items()),
+        "actions: smallest and largest value, and how often each bin occurs",
+        *(
+            f"  {name:<{width}}  {a['min']:8.3f} {a['max']:8.3f}  {sparkline(a['histogram'])}"
+            for name, a in actions.items()
+        ),
+    ]
+    if (convention := described["convention"]) is None:
+        lines.append("convention: unknown; say it in meta/libra_vla.json before training")
+    else:
+        rate = convention["rate_hz"]
+        lines.append(f"convention: {convention['representation']}, {rate:g} Hz")
+    return "\n".join(lines)
+
+
+def sparkline(counts: Sequence[int]) -> str:
+    """A histogram as tall as a letter; a bin that occurs at all is seen."""
+    bars, most = "▁▂▃▄▅▆▇█", max(counts, default=0)
+    return "".join(bars[-(-n * (len(bars) - 1) // most)] if n else " " for n in counts)
 
 
 def doctor(found: Mapping[str, Any]) -> str:
