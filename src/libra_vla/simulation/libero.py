@@ -6,6 +6,7 @@ same pixels, to the bit (see the tests), and renders only frames that somebody r
 """
 
 import contextlib
+import gc
 import io
 import logging
 import os
@@ -300,6 +301,8 @@ class LiberoEnv:
         """Frees the renderer and the simulation."""
         self._renderer = None
         self.robosuite_env.close()
+        del self.robosuite_env
+        gc.collect()  # robosuite's objects refer to each other; a scene takes half a gigabyte
 
 
 class _Renderer:
@@ -408,18 +411,28 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _widened(env: Any, spread: float) -> Iterator[None]:
-    """Grows the regions in which movable objects are sampled by `spread` metres to each side."""
+    """Grows the regions in which movable objects are sampled by `spread` metres to each side.
+
+    LIBERO's samplers keep an object's rim inside of its region, which is smaller than the object,
+    so that the place of its centre varies by the difference; it is this range that grows.
+    """
     samplers = [
         sampler
         for sampler in env.placement_initializer.samplers.values()
-        if all(obj.name not in env.fixtures_dict for obj in sampler.mujoco_objects)
+        if spread and all(obj.name not in env.fixtures_dict for obj in sampler.mujoco_objects)
     ]
-    before = [(sampler.x_ranges, sampler.y_ranges) for sampler in samplers]
-    for sampler, (x_ranges, y_ranges) in zip(samplers, before, strict=True):
-        sampler.x_ranges = [(low - spread, high + spread) for low, high in x_ranges]
-        sampler.y_ranges = [(low - spread, high + spread) for low, high in y_ranges]
+    fields = ("x_ranges", "y_ranges", "ensure_object_boundary_in_range")
+    before = [[getattr(sampler, field) for field in fields] for sampler in samplers]
+    for sampler in samplers:
+        radius = max(obj.horizontal_radius for obj in sampler.mujoco_objects)
+        inset = radius if sampler.ensure_object_boundary_in_range else 0.0
+        for axis in ("x_ranges", "y_ranges"):
+            centres = [sorted((a + inset, b - inset)) for a, b in getattr(sampler, axis)]
+            setattr(sampler, axis, [(low - spread, high + spread) for low, high in centres])
+        sampler.ensure_object_boundary_in_range = False
     try:
         yield
     finally:
-        for sampler, (x_ranges, y_ranges) in zip(samplers, before, strict=True):
-            sampler.x_ranges, sampler.y_ranges = x_ranges, y_ranges
+        for sampler, values in zip(samplers, before, strict=True):
+            for field, value in zip(fields, values, strict=True):
+                setattr(sampler, field, value)

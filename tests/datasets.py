@@ -1,0 +1,50 @@
+"""A tiny dataset that a policy can learn from: the bright square's place is the action."""
+
+from pathlib import Path
+
+import numpy as np
+
+from libra_vla.action_space import ActionConvention
+from libra_vla.data.writer import DatasetWriter
+
+CONVENTION = ActionConvention(
+    names=("x", "y", "gripper"),
+    units=("m", "m", "1"),
+    representation="delta",
+    rate_hz=20.0,
+    gripper=2,
+)
+
+
+def write_dataset(
+    path: Path,
+    *,
+    episodes: int = 4,
+    length: int = 12,
+    cameras: tuple[str, ...] = ("agentview", "wrist"),
+    convention: ActionConvention = CONVENTION,
+) -> Path:
+    """Writes episodes of two instructions in turn; returns the folder."""
+    writer = DatasetWriter(
+        path,
+        fps=20.0,
+        cameras=dict.fromkeys(cameras, (64, 64)),
+        state_names=["a", "b", "c", "d"],
+        convention=convention,
+    )
+    rng = np.random.default_rng(0)
+    for episode in range(episodes):
+        places = rng.integers(8, 56, size=(length, 2))
+        frames = np.full((length, 64, 64, 3), 40, dtype=np.uint8)
+        for frame, (x, y) in zip(frames, places, strict=True):
+            frame[y - 6 : y + 6, x - 6 : x + 6] = 230
+        actions = np.zeros((length, convention.size), dtype=np.float32)
+        actions[:, :2] = places / 32.0 - 1.0
+        actions[:, -1] = np.where(np.arange(length) < length // 2, -1.0, 1.0)
+        writer.add_episode(
+            dict.fromkeys(cameras, frames),
+            rng.normal(size=(length, 4)).astype(np.float32),
+            actions,
+            ("go left", "go right")[episode % 2],
+        )
+    return path

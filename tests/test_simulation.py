@@ -1,0 +1,185 @@
+"""LIBERO's environments: the protocol to the letter, and every short cut exact."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+
+from libra_vla.errors import LibraError
+from libra_vla.simulation import rendering
+from libra_vla.simulation.suites import (
+    STEP_BUDGETS,
+    SUITES,
+    load_tasks,
+    official_states,
+    parse_indices,
+)
+
+pytest.importorskip("libero")
+
+
+def test_suites_and_their_budgets():
+    assert [len(load_tasks(suite)) for suite in SUITES] == [10, 10, 10, 10, 90]
+    assert STEP_BUDGETS["libero_spatial"] == 220 and STEP_BUDGETS["libero_10"] == 520
+    task = load_tasks("libero_goal", [8])[0]
+    assert (task.index, task.instruction) == (8, "put the bowl on the plate")
+    long = load_tasks("libero_10", [0])[0]
+    assert long.instruction == "put both the alphabet soup and the tomato sauce in the basket"
+
+
+@pytest.mark.parametrize("suite", SUITES[:4])
+def test_every_task_has_fifty_official_states(suite: str):
+    for task in load_tasks(suite):
+        states = official_states(task)
+        assert states.dtype == np.float64 and len(states) == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, None), ("0,3", [0, 3]), ("0-2,7", [0, 1, 2, 7]), ("3, 3", [3])],
+)
+def test_task_lists(text, expected):
+    assert parse_indices(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1;2"])
+def test_bad_task_lists(text: str):
+    with pytest.raises(LibraError, match="expected numbers such as"):
+        parse_indices(text)
+
+
+def test_unknown_names_come_with_the_nearest():
+    with pytest.raises(LibraError, match="unknown suite 'libero_spacial': did you mean 'libero_sp"):
+        load_tasks("libero_spacial")
+    with pytest.raises(LibraError, match="unknown task 10 of libero_goal: expected 0 to 9"):
+        load_tasks("libero_goal", [10])
+
+
+def test_a_machine_without_a_gl_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(rendering.sys, "platform", "linux")
+    monkeypatch.setattr(rendering.ctypes.util, "find_library", lambda name: None)
+    assert rendering.probe()["ok"] is False
+    with pytest.raises(LibraError, match="apt-get install libosmesa6"):
+        rendering.choose_backend()
+
+
+def make_env(suite: str, index: int, **options):
+    from libra_vla.simulation.libero import LiberoEnv
+
+    return LiberoEnv(load_tasks(suite, [index])[0], **options)
+
+
+def stock_episode(suite: str, index: int, state: np.ndarray, seed: int, actions: np.ndarray):
+    """The same steps through LIBERO's own wrapper: states, observations, success."""
+    rendering.choose_backend()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        from libero.libero.envs import OffScreenRenderEnv
+
+        stock = OffScreenRenderEnv(
+            bddl_file_name=load_tasks(suite, [index])[0].bddl_file,
+            camera_heights=128,
+            camera_widths=128,
+        )
+    np.random.seed(seed)  # noqa: NPY002
+    stock.reset()
+    stock.set_init_state(state)
+    for _ in range(10):
+        stock.step([0.0] * 6 + [-1.0])
+    for action in actions:
+        seen, _, success, _ = stock.step(action)
+        yield stock.get_sim_state(), seen, success
+    stock.close()
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize(("suite", "index"), [("libero_spatial", 4), ("libero_object", 0)])
+def test_states_pixels_and_success_equal_the_stock_wrappers(suite: str, index: int):
+    from robosuite.utils.transform_utils import quat2axisangle
+
+    state = official_states(load_tasks(suite, [index])[0])[3]
+    actions = np.random.default_rng(0).uniform(-1, 1, size=(6, 7))
+    actions[:, 2] -= 0.5
+    env = make_env(suite, index, image_size=128)
+    env.reset(seed=1)  # an episode before must not matter
+    env.step(actions[0])
+    env.reset(seed=7, init_state=state)
+    for action, (joints, seen, success) in zip(
+        actions, stock_episode(suite, index, state, 7, actions), strict=True
+    ):
+        assert env.step(action) == success
+        assert np.array_equal(env.robosuite_env.sim.get_state().flatten(), joints)
+        ours = env.observe()
+        for camera, key in (("agentview", "agentview"), ("wrist", "robot0_eye_in_hand")):
+            assert np.array_equal(ours.images[camera], seen[f"{key}_image"][::-1, ::-1])
+        expected = np.concatenate(
+            [
+                seen["robot0_eef_pos"],
+                quat2axisangle(seen["robot0_eef_quat"]),
+                seen["robot0_gripper_qpos"],
+            ]
+        )
+        assert np.allclose(ours.state, expected, atol=1e-6)
+    env.close()
+
+
+@pytest.mark.simulator
+def test_seeds_decide_everything_and_spread_moves_objects():
+    env = make_env("libero_goal", 1, render=False)
+    fixture = env.robosuite_env.sim.model.body_name2id("wooden_cabinet_1_main")
+
+    def scene(seed: int, spread: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        env.reset(seed=seed, spread=spread)
+        model, data = env.robosuite_env.sim.model, env.robosuite_env.sim.data
+        return np.array(data.qpos), np.array(model.body_pos[fixture])
+
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    first, again, other = scene(1), scene(1), scene(2)
+    assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
+    assert not np.array_equal(first[1], other[1]), "fixtures follow the seed"
+    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+    bowl = slice(*env.robosuite_env.sim.model.get_joint_qpos_addr("akita_black_bowl_1_joint0"))
+
+    def positions(spread: float) -> np.ndarray:
+        return np.array([scene(seed, spread)[0][bowl][:2] for seed in range(12)])
+
+    stock = np.ptp(positions(0.0), axis=0)
+    assert (stock < 0.035).all()
+    assert (np.ptp(positions(0.04), axis=0) > stock + 0.02).all()
+    env.close()
+
+
+@pytest.mark.simulator
+def test_coarse_meshes_change_pictures_a_little_and_physics_not_at_all():
+    actions = np.random.default_rng(0).uniform(-1, 1, size=(8, 7))
+    seen = {}
+    for meshes in ("stock", "decimated"):
+        env = make_env("libero_object", 3, image_size=128, meshes=meshes)
+        env.reset(seed=5)
+        for action in actions:
+            env.step(action)
+        seen[meshes] = (env.robosuite_env.sim.get_state().flatten(), env.observe().images)
+        env.close()
+    assert np.array_equal(seen["stock"][0], seen["decimated"][0])
+    for camera in ("agentview", "wrist"):
+        a, b = (seen[m][1][camera].astype(float) for m in seen)
+        assert 0 < np.mean((a - b) ** 2) < 255**2 / 10**2.2, "less than 22 dB"
+
+
+@pytest.mark.simulator
+def test_bad_input_to_an_environment():
+    env = make_env("libero_goal", 1, render=False)
+    env.reset(seed=0)
+    for action in (np.zeros(6), np.full(7, np.nan), np.array([np.inf] + [0.0] * 6)):
+        with pytest.raises(LibraError, match="expected 7 finite numbers"):
+            env.step(action)
+    with pytest.raises(LibraError, match="belongs to another task"):
+        env.reset(seed=0, init_state=np.zeros(3))
+    with pytest.raises(LibraError, match="cannot be spread"):
+        env.reset(seed=0, init_state=official_states(env.task)[0], spread=0.1)
+    with pytest.raises(LibraError, match="unknown camera 'wrst': did you mean 'wrist'"):
+        env.cameras = ("wrst",)
+    env.close()
+    with pytest.raises(LibraError, match="unknown meshes 'decimate': did you mean 'decimated'"):
+        make_env("libero_goal", 1, meshes="decimate")

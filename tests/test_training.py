@@ -1,0 +1,216 @@
+"""Training: it learns, it resumes exactly after a real kill, and it refuses what does not fit."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import write_dataset
+from safetensors.torch import load_file
+
+from libra_vla.data.lerobot import LeRobotDataset
+from libra_vla.errors import LibraError
+from libra_vla.policies import load_policy
+from libra_vla.training import TrainConfig, train
+from libra_vla.training.curriculum import CurriculumState
+from libra_vla.training.samples import Augmentation, Samples
+from libra_vla.training.trainer import build_policy, learning_rate
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "set")
+
+
+def config(data: Path, out: Path, **changes) -> TrainConfig:
+    base = TrainConfig(
+        data=data, out=out, steps=6, batch_size=4, warmup=2, save_every=2, log_every=1, threads=1
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def metrics(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoint" / "model.safetensors")
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    for name, value in weights(a).items():
+        assert torch.equal(value, weights(b)[name]), name
+    state_a, state_b = (load_file(p / "state" / "state.safetensors") for p in (a, b))
+    assert state_a.keys() == state_b.keys()
+    assert all(torch.equal(state_a[k], state_b[k]) for k in state_a)
+    assert metrics(a) == metrics(b)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic"])
+def test_a_run_leaves_a_policy_and_its_record(data: Path, tmp_path: Path, preset: str):
+    out = tmp_path / "run"
+    summary = train(config(data, out, preset=preset, validation=0.25))
+    assert summary["steps"] == 6
+    assert [entry["step"] for entry in metrics(out)] == [1, 2, 3, 4, 5, 6]
+    assert "validation" in metrics(out)[1] and "validation" not in metrics(out)[0]
+    policy = load_policy(out)
+    assert policy.training["steps"] == 6
+    assert policy.training["dataset"]["episodes"] == 3
+    assert policy.action_space.bins == (11, 11, 2)
+    assert sorted(p.name for p in out.iterdir()) == ["checkpoint", "metrics.jsonl", "state"]
+
+
+def test_training_learns(data: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    changes = dict(steps=120, batch_size=16, save_every=120, shift=0.0, jitter=0.0)
+    train(config(data, out, learning_rate=2e-3, curriculum="teacher_forcing", **changes))
+    for loss in ("planner_loss", "refiner_loss"):
+        curve = [entry[loss] for entry in metrics(out)]
+        assert np.mean(curve[-20:]) < 0.85 * np.mean(curve[:20]), loss
+
+
+def test_the_same_seed_gives_the_same_run(data: Path, tmp_path: Path):
+    for name in ("a", "b"):
+        train(config(data, tmp_path / name))
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    train(config(data, tmp_path / "c", seed=1))
+    assert any(
+        not torch.equal(v, weights(tmp_path / "c")[k]) for k, v in weights(tmp_path / "a").items()
+    )
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_training import config
+from libra_vla.training import train
+if __name__ == "__main__":
+    try:
+        train(config(Path(sys.argv[2]), Path(sys.argv[3]), steps=12, resume=True))
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_resumes_to_identical_weights(data: Path, tmp_path: Path, how: signal.Signals):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(config(data, whole, steps=12))
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(Path(__file__).parent), str(data), str(killed)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (killed / "state" / "state.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, how)
+    assert process.wait(timeout=120) in (-signal.SIGKILL, 130, 0)
+    train(config(data, killed, steps=12, resume=True))
+    assert_same_run(whole, killed)
+
+
+def test_resuming_with_other_settings_is_refused(data: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    train(config(data, out))
+    with pytest.raises(LibraError, match="exists already: choose another --out, or continue with"):
+        train(config(data, out))
+    with pytest.raises(LibraError, match=r"batch_size was 4, is 8; use the same settings"):
+        train(config(data, out, resume=True, batch_size=8))
+    other = write_dataset(tmp_path / "other", episodes=3)
+    with pytest.raises(LibraError, match="dataset was"):
+        train(config(other, out, resume=True))
+    (out / "state" / "state.safetensors").write_bytes(b"half")
+    with pytest.raises(LibraError, match="is damaged"):
+        train(config(data, out, resume=True))
+
+
+def test_bad_requests(data: Path, tmp_path: Path):
+    with pytest.raises(LibraError, match="unknown preset 'tinny': did you mean 'tiny'"):
+        train(config(data, tmp_path / "a", preset="tinny"))
+    with pytest.raises(LibraError, match="no LeRobot dataset"):
+        train(config(tmp_path / "nothing", tmp_path / "b"))
+    with pytest.raises(LibraError, match="no episodes are left"):
+        train(config(data, tmp_path / "c", validation=1.0))
+    nameless = write_dataset(tmp_path / "nameless")
+    (nameless / "meta" / "libra_vla.json").unlink()
+    with pytest.raises(LibraError, match="does not say what its actions mean"):
+        train(config(nameless, tmp_path / "d"))
+    assert not any((tmp_path / name).exists() for name in "abcd")
+
+
+def test_a_policy_trained_blind_reads_no_camera(data: Path, tmp_path: Path):
+    train(config(data, tmp_path / "run", blind=True))
+    assert load_policy(tmp_path / "run").observation_spec.cameras == ()
+
+
+def test_the_curriculum_switches_by_accuracy_and_says_when(data: Path, tmp_path: Path):
+    state = CurriculumState("dynamic", threshold=0.5, latest=1000)
+    step = 0
+    while not state.predicted_intents(step):
+        state.observe(1.0)
+        step += 1
+    assert state.switched_at == step and 30 < step < 40
+    state.observe(0.0)
+    assert state.predicted_intents(step + 1), "there is no way back"
+    assert CurriculumState("dynamic", 2.0, latest=7).predicted_intents(7)
+    assert not CurriculumState("teacher_forcing", 0.0, latest=0).predicted_intents(9)
+    assert CurriculumState("none", 1.0, latest=9).predicted_intents(0)
+    out = tmp_path / "run"
+    train(config(data, out, curriculum_accuracy=0.0))
+    assert load_policy(out).training["curriculum"]["switched_at"] == 0
+    assert all(entry["predicted_intents"] for entry in metrics(out))
+
+
+@pytest.fixture
+def samples(data: Path) -> Samples:
+    dataset = LeRobotDataset.open(data)
+    policy, episodes, _ = build_policy(config(data, Path("unused")), dataset)
+    return Samples.of(policy, dataset, episodes)
+
+
+def test_the_planner_sees_the_past_and_never_another_episode(samples: Samples):
+    batch = samples.batch(np.random.default_rng(0), 512)
+    assert set(batch.offset.tolist()) == set(range(6))
+    # The square is where the action of that very frame points to.
+    for moment, coarse in ((batch.planned, batch.coarse[:, 0]),):
+        brightness = moment.images[:, 0].mean(dim=1)
+        columns = (brightness * torch.arange(64)).sum((1, 2)) / brightness.sum((1, 2))
+        right = coarse[:, 0] >= 8
+        left = coarse[:, 0] <= 2
+        assert columns[right].min() > columns[left].max()
+    rows = np.arange(512)
+    ahead = batch.coarse.numpy()[rows, batch.offset.numpy()]
+    now = np.stack([batch.actions[:, 0, d].numpy() for d in range(3)], axis=-1)
+    expected = np.clip(np.floor((now + 1) / 2 * np.array([11, 11, 2])), 0, [10, 10, 1])
+    assert np.array_equal(ahead, expected.astype(int))
+    assert batch.actions_valid[:, 0].all() and not batch.actions_valid.all()
+
+
+def test_augmentation_shifts_and_keeps_its_range():
+    frames = np.zeros((8, 1, 32, 32, 3), dtype=np.uint8)
+    frames[:, :, 16, 16] = 255
+    rng = np.random.default_rng(0)
+    plain = Augmentation().apply(frames, rng)
+    assert plain.shape == (8, 1, 3, 32, 32) and np.array_equal(
+        plain[:, :, :, 16, 16], np.ones((8, 1, 3))
+    )
+    moved = Augmentation(shift=0.125).apply(frames, rng)
+    places = np.argwhere(moved[:, 0, 0] == 1.0)[:, 1:]
+    assert len(places) == 8 and (np.abs(places - 16) <= 4).all() and len(np.unique(places)) > 3
+    jittered = Augmentation(jitter=0.5).apply(frames, rng)
+    assert jittered.dtype == np.float32 and jittered.min() >= 0.0 and jittered.max() <= 1.0
+
+
+def test_learning_rate_warms_up_and_falls():
+    c = config(Path(), Path(), steps=100, warmup=10)
+    rates = [learning_rate(c, step) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-4) and max(rates) == pytest.approx(1e-3)
+    assert rates[-1] < 2e-5 and rates[10:] == sorted(rates[10:], reverse=True)
