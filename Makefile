@@ -11,7 +11,7 @@ OUT ?= runs/quickstart
 .PHONY: help quickstart setup test test-all check bench docs clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 quickstart: $(VENV)/.libero ## demonstrations, training, evaluation and a report (laptop CPU)
 	$(BIN)/libra quickstart --out $(OUT) $(ARGS)

@@ -36,7 +36,7 @@ PYTHON
   then
     source=(--extra-index-url "$torch_index")
   fi
-  "$venv/bin/python" -m pip install -qq -c constraints.txt "${source[@]}" torch
+  "$venv/bin/python" -m pip install -qq -c constraints.txt ${source[@]+"${source[@]}"} torch
 }
 
 # LIBERO is rendered without a display, which on Linux needs a system library.
