@@ -52,10 +52,10 @@ class QuickstartConfig:
 
     out: Path = Path("runs/quickstart")
     workers: int = 2
-    demonstrations: int = 36
+    demonstrations: int = 45
     steps: int = 1800
     trials: int = 10
-    spread_trials: int = 6
+    spread_trials: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:

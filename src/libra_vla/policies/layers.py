@@ -80,9 +80,15 @@ class Block(nn.Module):
         self.norm_feed = nn.LayerNorm(width)
         self.feed = feed_forward(width, ratio)
 
-    def forward(self, x_BTW: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_BTW: Tensor, mask_BT: Tensor | None = None, *, last: int | None = None
+    ) -> Tensor:
+        """Returns [B, T, W], or only the `last` tokens where nobody reads the others."""
         normed = self.norm_attention(x_BTW)
-        x_BTW = x_BTW + self.attention(normed, self.attention.project(normed), mask_BT)
+        context = self.attention.project(normed)
+        if last is not None:
+            x_BTW, normed = x_BTW[:, -last:], normed[:, -last:]
+        x_BTW = x_BTW + self.attention(normed, context, mask_BT)
         return x_BTW + self.feed(self.norm_feed(x_BTW))
 
 

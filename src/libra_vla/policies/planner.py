@@ -50,9 +50,10 @@ class CoarseActionHead(nn.Module):
         horizon = len(self.queries)
         queries = Tokens.dense(self.queries.expand(len(context.values), -1, -1))
         x, mask = Tokens.join(Tokens(self.project(context.values), context.mask), queries)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, mask)
-        flat = self.out(self.norm(x[:, -horizon:]))
+        x = self.blocks[-1](x, mask, last=horizon)
+        flat = self.out(self.norm(x))
         shape = (len(self.bins), max(self.bins))
         logits = flat.new_full((*flat.shape[:2], shape[0] * shape[1]), torch.finfo(flat.dtype).min)
         return logits.index_copy(-1, self.places, flat).unflatten(-1, shape)

@@ -57,7 +57,7 @@ class TrainConfig:
     weight_decay: float = 1e-2
     clip: float = 1.0
     ema: float = 0.995
-    draws: int = 4
+    draws: int = 2
     shift: float = 0.06
     jitter: float = 0.15
     curriculum: Curriculum = "dynamic"

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from libra_vla.data.frames import FrameStore
-from libra_vla.data.lerobot import LeRobotDataset
 
 from libra_vla.action_space import ActionSpace
 from libra_vla.config import PolicyConfig
+from libra_vla.data.frames import FrameStore
+from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.policy import LibraPolicy, StateStatistics
 
@@ -28,21 +28,22 @@ class Augmentation:
         """
         batch, cameras, height, width, _ = frames.shape
         if (largest := round(self.shift * height)) > 0:
-            shifts = rng.integers(-largest, largest + 1, size=(batch, cameras, 2))
-            rows = np.clip(np.arange(height) + shifts[..., :1], 0, height - 1)
-            columns = np.clip(np.arange(width) + shifts[..., 1:], 0, width - 1)
-            sample, camera = np.ogrid[:batch, :cameras]
-            frames = frames[
-                sample[..., None, None],
-                camera[..., None, None],
-                rows[..., :, None],
-                columns[..., None, :],
-            ]
-        images = np.moveaxis(frames, -1, 2).astype(np.float32) / 255.0
+            edge = ((0, 0), (0, 0), (largest, largest), (largest, largest), (0, 0))
+            padded, frames = np.pad(frames, edge, mode="edge"), np.empty_like(frames)
+            for sample, camera in np.ndindex(batch, cameras):
+                top, left = rng.integers(0, 2 * largest + 1, size=2)
+                window = (slice(top, top + height), slice(left, left + width))
+                frames[sample, camera] = padded[sample, camera][window]
+        images = np.ascontiguousarray(np.moveaxis(frames, -1, 2), dtype=np.float32)
+        images /= 255.0
         if self.jitter > 0:
-            gain, offset = rng.uniform(-self.jitter, self.jitter, size=(2, batch, cameras, 1, 1, 1))
-            images = np.clip((images - 0.5) * (1.0 + gain) + 0.5 + offset, 0.0, 1.0)
-        return images.astype(np.float32)
+            size = (2, batch, cameras, 1, 1, 1)
+            gain, offset = rng.uniform(-self.jitter, self.jitter, size).astype(np.float32)
+            images -= 0.5
+            images *= 1.0 + gain
+            images += 0.5 + offset
+            np.clip(images, 0.0, 1.0, out=images)
+        return images
 
 
 class Samples:

@@ -25,7 +25,7 @@ from libra_vla.policies.policy import LibraPolicy, StateStatistics
 from libra_vla.training.config import TrainConfig
 from libra_vla.training.curriculum import CurriculumState
 from libra_vla.training.samples import Augmentation, Samples
-from libra_vla.training.state import RECORD, EMA, TrainingState
+from libra_vla.training.state import EMA, RECORD, TrainingState
 from libra_vla.versions import versions
 
 VALIDATION_BATCHES = 8
