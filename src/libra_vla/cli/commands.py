@@ -92,9 +92,11 @@ def info(words: Words) -> Outcome:
         raise LibraError(f"libra info needs either --preset ({presets}) or --policy RUN")
     from libra_vla.policies.info import describe_policy, describe_preset
 
-    described = (
-        describe_policy(options.policy) if options.policy else describe_preset(options.preset)
-    )
+    if options.preset is not None:
+        described = describe_preset(options.preset)
+    else:
+        assert options.policy is not None
+        described = describe_policy(options.policy)
     return Outcome(_json(described) if options.json else summaries.outline(described))
 
 
