@@ -1,34 +1,40 @@
 """`libra collect`: demonstrations by the scripted experts, from sampled resets.
 
 The official evaluation states are never used here. Each attempt is a pure function of (seed,
-suite, task, attempt), so the demonstrations do not depend on the number of workers.
+suite, task, attempt), and episodes are taken in the order of their attempts, so the dataset does
+not depend on the number of workers.
 """
 
+import logging
 import shutil
+import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from libra_vla.data.video import write_video
-from libra_vla.data.writer import DatasetWriter, image_statistics
+from libra_vla.data.writer import Clip, DatasetWriter, encode
 from libra_vla.errors import LibraError
 from libra_vla.files import read_json, require_absent, write_json
 from libra_vla.simulation.libero import LIBERO_CONVENTION, STATE_NAMES, LiberoEnv, Meshes
+from libra_vla.simulation.rendering import choose_backend
 from libra_vla.simulation.suites import Task, load_tasks, parse_indices
 from libra_vla.versions import versions
-from libra_vla.workers import fan_out
+from libra_vla.workers import Outcome, fan_out
 
 CAMERAS = ("agentview", "wrist")
-ATTEMPTS = 2
-"""A task is given up after this many attempts per wanted episode."""
+PATIENCE = 5
+"""A task is given up after this many more failures than wanted episodes."""
+STAGING = ".episodes."
+"""Prefix of the folder where workers leave videos: in the dataset, so that adopting is renaming."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +97,15 @@ class Demonstration:
 
     Attributes:
         success: whether the task was really finished: released, at rest, hand retreated.
-        videos: camera -> mp4, empty after a failure.
+        videos: one per camera, none after a failure.
         states, actions: [n, 8] and [n, 7]; actions are the expert's, without noise.
-        image_stats: per camera, for the dataset's statistics.
         noise: standard deviation of what was added to the executed actions.
     """
 
     success: bool
-    videos: dict[str, Path]
+    videos: dict[str, Clip]
     states: np.ndarray
     actions: np.ndarray
-    image_stats: dict[str, Any]
     noise: float
 
 
@@ -132,15 +136,13 @@ def demonstrate(attempt: Attempt) -> Demonstration:
         disturbed[:6] += level * rng.standard_normal(6)
         env.step(np.clip(disturbed, -1.0, 1.0))
     success = bool(expert.done and expert.succeeded)
-    videos, stats = {}, {}
+    videos = {}
     if success:
         for camera in CAMERAS:
+            path = attempt.folder / f"{attempt.task.index}-{attempt.number}-{camera}.mp4"
             clip = np.stack(frames[camera])
-            name = f"{attempt.task.index}-{attempt.number}-{camera}.mp4"
-            videos[camera] = attempt.folder / name
-            write_video(videos[camera], clip, fps=LIBERO_CONVENTION.rate_hz)
-            stats[camera] = image_statistics(clip)
-    return Demonstration(success, videos, np.array(states), np.array(actions), stats, level)
+            videos[camera] = encode(clip, path, fps=LIBERO_CONVENTION.rate_hz)
+    return Demonstration(success, videos, np.array(states), np.array(actions), level)
 
 
 _environments: dict[tuple[str, int, int, str], LiberoEnv] = {}
@@ -168,11 +170,12 @@ def collect(config: CollectConfig, *, run: Run = demonstrate) -> dict[str, Any]:
         run: what carries out an attempt; importable by name, for the worker processes.
 
     Raises:
-        LibraError: unknown suite or task, an output folder that exists, a full disk, or a task
-            whose expert fails too often.
+        LibraError: unknown suite or task, a task the expert has no skill for, an output folder
+            that exists, a full disk, or a task whose expert fails too often.
         KeyboardInterrupt: stopped by the user; what was collected stays.
     """
     tasks = load_tasks(config.suite, parse_indices(config.tasks))
+    _require_skills(tasks)
     if not config.resume:
         require_absent(
             config.out, what="the dataset", remedy="choose another --out, or add --resume"
@@ -185,75 +188,113 @@ def collect(config: CollectConfig, *, run: Run = demonstrate) -> dict[str, Any]:
         cameras=dict.fromkeys(CAMERAS, (config.image_size, config.image_size)),
         state_names=STATE_NAMES,
         convention=LIBERO_CONVENTION,
-        metadata=_metadata(config, tasks),
+        metadata=_metadata(config),
         resume=config.resume,
     )
+    for left in config.out.glob(f"{STAGING}*"):
+        shutil.rmtree(left, ignore_errors=True)
     progress.count(writer)
-    total = config.episodes * len(tasks)
-    # Inside the dataset, so that adopting a video is a rename.
-    folder = Path(tempfile.mkdtemp(dir=config.out, prefix=".episodes."))
+    progress.save()
+    folder = Path(tempfile.mkdtemp(dir=config.out, prefix=STAGING))
+    total, got = config.episodes * len(tasks), sum(map(progress.successes, tasks))
     try:
-        with tqdm(total=total, initial=writer.episodes, desc="collect", unit="episode") as bar:
-            for task in tasks:
-                _collect_task(config, task, progress, writer, folder, run, bar)
+        with tqdm(total=total, initial=got, desc="collect", unit="episode") as bar:
+            while attempts := _missing(config, progress, folder):
+                _round(attempts, progress, writer, run, bar)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"stopped after {writer.episodes} of {total} episodes: run the same command with "
+            f"stopped with {writer.episodes} episodes in {config.out}: run the same command with "
             "--resume to go on"
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        writer.metadata["attempts"] = progress.summary()
+        writer.flush()
     return {
         "out": str(config.out),
         "episodes": writer.episodes,
         "frames": sum(row["length"] for row in writer.rows),
-        "attempts": sum(len(a) for a in progress.attempts.values()),
-        "failures": {t.instruction: progress.failures(t) for t in tasks},
+        "attempts": sum(len(progress.attempts[task.index]) for task in tasks),
+        "failures": {task.instruction: progress.failures(task) for task in tasks},
         "wall_s": round(time.monotonic() - began, 1),
     }
 
 
-def _collect_task(
-    config: CollectConfig,
-    task: Task,
-    progress: "Progress",
-    writer: DatasetWriter,
-    folder: Path,
-    run: Run,
-    bar: Any,
-) -> None:
-    """Attempts a task until it has its episodes.
+def _require_skills(tasks: Sequence[Task]) -> None:
+    """Raises LibraError, before anything is collected, for tasks the expert cannot do."""
+    from libra_vla.simulation.expert import supports
 
-    Episodes are numbered by their attempts, and only as many further attempts are made as
-    episodes are missing: which ones are kept does not depend on who finished first.
+    # Reading a goal imports the simulator, which looks for its renderer then.
+    choose_backend()
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    able = [task for task in tasks if supports(task)]
+    if len(able) < len(tasks):
+        unable = [task for task in tasks if task not in able]
+        remedy = f"add --tasks {','.join(str(t.index) for t in able)}" if able else "choose others"
+        raise LibraError(
+            f"the expert only picks and places, so it cannot do "
+            f"{', '.join(f'{t.index} ({t.instruction})' for t in unable)}: {remedy}"
+        )
+
+
+def _missing(config: CollectConfig, progress: "Progress", folder: Path) -> list[Attempt]:
+    """The attempts of the next round, task by task.
+
+    Just as many as episodes are missing: which ones are kept does not depend on who finishes
+    first.
     """
-    while missing := config.episodes - progress.successes(task):
-        tried = len(progress.attempts[task.index])
-        allowed = ATTEMPTS * config.episodes - tried
-        if allowed <= 0:
-            raise LibraError(
-                f"the expert failed {progress.failures(task)} of {tried} attempts at "
-                f"'{task.instruction}': lower --noise or --spread"
-            )
-        numbers = [n for n in range(tried + min(missing, allowed)) if not progress.done(task, n)]
-        jobs = [Attempt(config, task, n, folder) for n in numbers]
-        with closing(fan_out(run, jobs, workers=config.workers)) as outcomes:
-            for outcome in outcomes:
-                number, demonstration = numbers[outcome.index], outcome.value
-                if outcome.error is not None:
-                    raise LibraError(f"an attempt at '{task.instruction}' broke: {outcome.error}")
-                if demonstration.success:
-                    writer.add_episode(
-                        demonstration.videos,
-                        demonstration.states,
-                        demonstration.actions,
-                        task.instruction,
-                        demonstration.image_stats,
-                        extra={"task": task.index, "attempt": number, "noise": demonstration.noise},
-                    )
-                    bar.update()
-                progress.add(task, number, demonstration.success)
-                bar.set_postfix_str(f"{sum(map(progress.failures, progress.tasks))} failed")
+    attempts = []
+    for task in progress.tasks:
+        numbers = (n for n in count() if n not in progress.attempts[task.index])
+        missing = config.episodes - progress.successes(task)
+        attempts += [Attempt(config, task, n, folder) for n in islice(numbers, max(missing, 0))]
+    return attempts
+
+
+def _round(
+    attempts: Sequence[Attempt], progress: "Progress", writer: DatasetWriter, run: Run, bar: Any
+) -> None:
+    """Carries out attempts, and takes their outcomes in order.
+
+    Raises:
+        LibraError: a task failed too often.
+    """
+    workers, early = attempts[0].config.workers, dict[int, Outcome]()
+    taken = 0
+    with closing(fan_out(run, attempts, workers=workers)) as outcomes:
+        for arrived in outcomes:
+            early[arrived.index] = arrived
+            while outcome := early.pop(taken, None):
+                _take(attempts[taken], outcome, progress, writer, bar)
+                taken += 1
+
+
+def _take(
+    attempt: Attempt, outcome: Outcome, progress: "Progress", writer: DatasetWriter, bar: Any
+) -> None:
+    task, demonstration = attempt.task, outcome.value
+    success = outcome.error is None and demonstration.success
+    if success:
+        place = {"task": task.index, "attempt": attempt.number, "noise": demonstration.noise}
+        writer.add_episode(
+            demonstration.videos,
+            demonstration.states,
+            demonstration.actions,
+            task.instruction,
+            extra=place,
+        )
+        bar.update()
+    progress.add(task, attempt.number, success)
+    bar.set_postfix_str(f"{sum(map(progress.failures, progress.tasks))} failed")
+    if outcome.error is not None:
+        bar.write(f"attempt {attempt.number} at '{task.instruction}': {outcome.error}", sys.stderr)
+    if progress.failures(task) > attempt.config.episodes + PATIENCE:
+        why = f" (last error: {outcome.error})" if outcome.error else ""
+        raise LibraError(
+            f"the expert failed {progress.failures(task)} of {len(progress.attempts[task.index])} "
+            f"attempts at '{task.instruction}'{why}: lower --noise or --spread, or leave the task "
+            "out with --tasks"
+        )
 
 
 @dataclass
@@ -262,7 +303,7 @@ class Progress:
 
     Attributes:
         path: file.
-        tasks: all tasks.
+        tasks: those asked for; `attempts` may hold others, of an earlier run.
         settings: what must not change when a collection is resumed.
         attempts: task index -> attempt -> success.
     """
@@ -292,23 +333,35 @@ class Progress:
         return cls(path, tasks, settings, attempts)
 
     def count(self, writer: DatasetWriter) -> None:
-        """Takes in episodes that were written just before a kill."""
+        """Makes the record agree with the dataset, whatever was written last before a kill.
+
+        Raises:
+            LibraError: the dataset was not made by `libra collect`.
+        """
+        if any("attempt" not in row for row in writer.rows):
+            raise LibraError(f"{writer.path} was not made by `libra collect`: choose another --out")
         for row in writer.rows:
             self.attempts.setdefault(row["task"], {})[row["attempt"]] = True
 
     def add(self, task: Task, number: int, success: bool) -> None:
         self.attempts[task.index][number] = success
-        tried = {t: dict(sorted(a.items())) for t, a in self.attempts.items()}
-        write_json(self.path, {"settings": self.settings, "attempts": tried})
+        self.save()
 
-    def done(self, task: Task, number: int) -> bool:
-        return number in self.attempts[task.index]
+    def save(self) -> None:
+        write_json(self.path, {"settings": self.settings, "attempts": self.attempts})
 
     def successes(self, task: Task) -> int:
         return sum(self.attempts[task.index].values())
 
     def failures(self, task: Task) -> int:
         return len(self.attempts[task.index]) - self.successes(task)
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Attempts and failures by task index, for the dataset's metadata."""
+        return {
+            str(task): {"made": len(tried), "failed": len(tried) - sum(tried.values())}
+            for task, tried in sorted(self.attempts.items())
+        }
 
 
 def _settings(config: CollectConfig) -> dict[str, Any]:
@@ -317,10 +370,9 @@ def _settings(config: CollectConfig) -> dict[str, Any]:
     return {k: v for k, v in asdict(config).items() if k not in free}
 
 
-def _metadata(config: CollectConfig, tasks: list[Task]) -> dict[str, Any]:
+def _metadata(config: CollectConfig) -> dict[str, Any]:
     return {
         **_settings(config),
-        "tasks": [task.index for task in tasks],
         "initial_states": "sampled resets, never the official evaluation states",
         "expert": "scripted pick-and-place with privileged state",
         "versions": versions(),

@@ -4,7 +4,7 @@ import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
@@ -37,7 +37,7 @@ class Outcome:
 
 def fan_out(
     function: Callable[[Any], Any], jobs: Sequence[Any], *, workers: int
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Runs a function over jobs in worker processes and yields outcomes as they come.
 
     Jobs are handed out in order, one at a time, so a worker meets neighbours one after the other
@@ -96,7 +96,9 @@ class _Worker:
 
     def give(self, index: int, job: Any) -> None:
         self.index = index
-        self.pipe.send((index, job))
+        # A worker that died meanwhile is found by `take`.
+        with suppress(BrokenPipeError):
+            self.pipe.send((index, job))
 
     def take(self) -> Outcome:
         """Receives the outcome of the job; raises the LibraError it ended in."""

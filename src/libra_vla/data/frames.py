@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -32,14 +33,25 @@ class FrameStore:
         name = f"{dataset.fingerprint}-{'-'.join(cameras)}-{size}.npy"
         path = dataset.path / ".cache" / name
         if not path.exists():
-            shape = (len(dataset.states), len(cameras), size, size, 3)
-            with atomic_file(path) as partial:
-                store = np.lib.format.open_memmap(partial, "w+", dtype=np.uint8, shape=shape)
-                for episode in tqdm(dataset.episodes, desc="decode", unit="episode", leave=False):
-                    rows = slice(episode.start, episode.start + episode.length)
-                    for column, camera in enumerate(cameras):
-                        frames = dataset.frames(episode.index, camera)
-                        store[rows, column] = [resize(frame, size) for frame in frames]
-                store.flush()
-                del store
+            _build(dataset, size, cameras, path)
         return cls(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _build(dataset: LeRobotDataset, size: int, cameras: Sequence[str], path: Path) -> None:
+    for old in path.parent.glob("[!.]*.npy"):
+        if not old.name.startswith(dataset.fingerprint):
+            old.unlink(missing_ok=True)
+    header = {
+        "descr": "|u1",
+        "fortran_order": False,
+        "shape": (len(dataset.states), len(cameras), size, size, 3),
+    }
+    # Written rather than mapped: a full disk is an error then, and not a bus error.
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for episode in tqdm(dataset.episodes, desc="decode", unit="episode", leave=False):
+            block = np.empty((episode.length, *header["shape"][1:]), dtype=np.uint8)
+            for column, camera in enumerate(cameras):
+                for row, frame in enumerate(dataset.frames(episode.index, camera)):
+                    block[row, column] = resize(frame, size)
+            file.write(block.data)

@@ -34,9 +34,7 @@ def describe(path: Path | str) -> dict[str, Any]:
         "episodes": len(lengths),
         "frames": int(lengths.sum()),
         "fps": dataset.fps,
-        "cameras": {
-            c: dataset.features[f"observation.images.{c}"]["shape"] for c in dataset.cameras
-        },
+        "cameras": {camera: list(shape) for camera, shape in dataset.camera_shapes.items()},
         "state_size": dataset.states.shape[1],
         "instructions": dict(instructions.most_common()),
         "length": {
@@ -79,10 +77,10 @@ def contact_sheet(
     for instruction in dataset.tasks:
         mine = [e for e in dataset.episodes if e.instruction == instruction]
         for episode in mine[:per_task]:
-            moments = np.linspace(0, episode.length - 1, columns).round().astype(int)
+            moments = np.linspace(0, episode.length - 1, columns).round().astype(int).tolist()
             strips = [
                 np.concatenate(
-                    [resize(f, size) for f in dataset.frames(episode.index, c)[moments]], 1
+                    [resize(f, size) for f in dataset.frames(episode.index, c, moments)], 1
                 )
                 for c in dataset.cameras
             ]

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
 from libra_vla.action_space import ActionConvention
-from libra_vla.data.video import read_video
+from libra_vla.data.video import read_video, require_whole
 from libra_vla.errors import LibraError
 from libra_vla.files import read_json
 
@@ -79,29 +80,19 @@ class LeRobotDataset:
             LibraError: no dataset, another version, empty, truncated, NaN or infinity.
         """
         path = Path(path)
-        if not (path / "meta" / "info.json").exists():
-            raise LibraError(
-                f"{path} is no LeRobot dataset (meta/info.json is missing): give the folder that "
-                "`libra collect --out` wrote"
-            )
-        info = read_json(path / "meta" / "info.json")
-        if (version := info.get("codebase_version")) != VERSION:
-            raise LibraError(
-                f"{path} has LeRobot format {version}, expected {VERSION}: convert it with "
-                "LeRobot's converter"
-            )
-        for key in (STATE, ACTION):
-            if key not in info.get("features", {}):
-                raise LibraError(
-                    f"{path} has no '{key}': it holds {', '.join(info.get('features', {}))}"
-                )
+        info = _read_info(path)
         episodes = _read_episodes(path)
         if not episodes:
             raise LibraError(f"{path} is empty: it holds no episodes; collect some first")
+        if len(episodes) < info.get("total_episodes", 0):
+            raise LibraError(
+                f"{path} lists {len(episodes)} of its {info['total_episodes']} episodes: "
+                "meta/episodes is not whole; make or copy the dataset again"
+            )
         states, actions = _read_numbers(path, info, episodes)
         extras = read_json(path / EXTRAS) if (path / EXTRAS).exists() else {}
         convention = extras.get("convention")
-        return cls(
+        dataset = cls(
             path=path,
             info=info,
             episodes=tuple(episodes),
@@ -110,6 +101,9 @@ class LeRobotDataset:
             convention=ActionConvention.from_json(convention) if convention else None,
             metadata=extras.get("metadata", {}),
         )
+        for video in dataset._videos():
+            require_whole(video)
+        return dataset
 
     @property
     def fps(self) -> float:
@@ -124,6 +118,18 @@ class LeRobotDataset:
     def cameras(self) -> tuple[str, ...]:
         """Camera names, without the "observation.images." of their feature."""
         return tuple(k.removeprefix(IMAGES) for k in self.features if k.startswith(IMAGES))
+
+    @property
+    def camera_shapes(self) -> dict[str, tuple[int, int]]:
+        """Camera name -> (height, width) of its frames as they are stored."""
+        shapes = {}
+        for camera in self.cameras:
+            feature = self.features[IMAGES + camera]
+            # Public datasets hold both orders; only the names tell which.
+            first = (feature.get("names") or [""])[0]
+            height, width = feature["shape"][1:] if first.startswith("c") else feature["shape"][:2]
+            shapes[camera] = (height, width)
+        return shapes
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -148,26 +154,48 @@ class LeRobotDataset:
                     f"{', '.join(self.cameras) or 'none'}"
                 )
 
-    def frames(self, episode: int, camera: str) -> np.ndarray:
-        """Returns all frames of an episode, uint8 [length, h, w, 3].
+    def frames(
+        self, episode: int, camera: str, indices: Sequence[int] | slice | None = None
+    ) -> np.ndarray:
+        """Returns frames of an episode, uint8 [n, h, w, 3]: all, or those at `indices`.
 
         Raises:
             LibraError: unknown camera, or a missing or truncated file.
         """
         self.require_cameras([camera])
         key, entry = IMAGES + camera, self.episodes[episode]
-        if self.features[key]["dtype"] == "video":
-            frames = read_video(
-                self._file("video_path", entry, f"videos/{key}", video_key=key),
+        wanted = np.arange(entry.length)[slice(None) if indices is None else indices]
+        if self._is_video(camera):
+            first, last = (wanted.min(), wanted.max()) if len(wanted) else (0, 0)
+            start = round(entry.place[f"videos/{key}/from_timestamp"] * self.fps)
+            clip = read_video(
+                self._video(camera, entry),
                 fps=self.fps,
-                start=round(entry.place[f"videos/{key}/from_timestamp"] * self.fps),
-                count=entry.length,
+                start=start + int(first),
+                count=int(last - first) + 1,
             )
-        else:
-            table = _read_table(self._file("data_path", entry, "data"), [key, "episode_index"])
-            mine = table.filter(pa.compute.field("episode_index") == entry.index)
-            frames = np.stack([_png(value) for value in mine[key].to_pylist()])
-        return frames
+            return clip if indices is None else clip[wanted - first]
+        path = self._file("data_path", entry, "data")
+        # The filter lets parquet skip the other episodes' row groups.
+        rows = read_table(path, [key], pc.field("episode_index") == entry.index)[key]
+        if len(rows) != entry.length:
+            raise LibraError(
+                f"{path} holds {len(rows)} images of episode {entry.index}, expected "
+                f"{entry.length}: make or copy the dataset again"
+            )
+        return np.stack([_png(rows[int(i)].as_py(), path) for i in wanted])
+
+    def _is_video(self, camera: str) -> bool:
+        return self.features[IMAGES + camera]["dtype"] == "video"
+
+    def _video(self, camera: str, episode: Episode) -> Path:
+        key = IMAGES + camera
+        return self._file("video_path", episode, f"videos/{key}", video_key=key)
+
+    def _videos(self) -> list[Path]:
+        """Every video file, once."""
+        cameras = [camera for camera in self.cameras if self._is_video(camera)]
+        return list(dict.fromkeys(self._video(c, e) for c in cameras for e in self.episodes))
 
     def _file(self, template: str, episode: Episode, prefix: str, **names: str) -> Path:
         place = episode.place
@@ -178,14 +206,24 @@ class LeRobotDataset:
         )
 
 
-def _png(value: dict[str, Any]) -> np.ndarray:
-    with Image.open(io.BytesIO(value["bytes"])) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _png(value: dict[str, Any], path: Path) -> np.ndarray:
     try:
-        return pq.read_table(path, columns=columns)
+        with Image.open(io.BytesIO(value["bytes"])) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, TypeError) as error:
+        raise LibraError(f"{path} holds an image that cannot be decoded ({error})") from error
+
+
+def read_table(
+    path: Path, columns: list[str] | None = None, rows: pc.Expression | None = None
+) -> pa.Table:
+    """Reads a parquet file, or some of its columns and rows.
+
+    Raises:
+        LibraError: the file is missing, truncated, or lacks a column.
+    """
+    try:
+        return pq.read_table(path, columns=columns, filters=rows)
     except FileNotFoundError:
         raise LibraError(f"{path} is missing: make or copy the dataset again") from None
     except (pa.ArrowException, OSError) as error:
@@ -195,23 +233,57 @@ def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         ) from error
 
 
+def episode_files(path: Path) -> list[Path]:
+    """The files of `meta/episodes`, in order; hidden ones are what a killed writer left."""
+    files = (path / "meta" / "episodes").glob("*/*.parquet")
+    return sorted(file for file in files if not file.name.startswith("."))
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    """Reads and checks `meta/info.json`."""
+    if not (path / "meta" / "info.json").exists():
+        raise LibraError(
+            f"{path} is no LeRobot dataset (meta/info.json is missing): give the folder that "
+            "`libra collect --out` wrote"
+        )
+    info = read_json(path / "meta" / "info.json")
+    version = info.get("codebase_version") if isinstance(info, dict) else None
+    if version != VERSION:
+        raise LibraError(
+            f"{path} has LeRobot format {version}, expected {VERSION}: convert it with LeRobot's "
+            "converter"
+        )
+    if missing := {"fps", "features", "data_path"} - info.keys():
+        raise LibraError(f"{path}/meta/info.json lacks {', '.join(sorted(missing))}")
+    for key in (STATE, ACTION):
+        if key not in info["features"]:
+            raise LibraError(f"{path} has no '{key}': it holds {', '.join(info['features'])}")
+    return info
+
+
 def _read_episodes(path: Path) -> list[Episode]:
+    """Reads `meta/episodes`, and checks that the episodes follow one another."""
     rows: list[dict[str, Any]] = []
-    for file in sorted((path / "meta" / "episodes").glob("*/*.parquet")):
-        table = _read_table(file)
+    for file in episode_files(path):
+        table = read_table(file)
         # Statistics per episode make up most of these files and are of no use here.
         kept = [name for name in table.column_names if not name.startswith("stats/")]
         rows.extend(table.select(kept).to_pylist())
-    return [
-        Episode(
-            index=row["episode_index"],
-            start=row["dataset_from_index"],
-            length=row["length"],
-            instruction=row["tasks"][0],
-            place=row,
-        )
-        for row in sorted(rows, key=lambda row: row["episode_index"])
-    ]
+    episodes: list[Episode] = []
+    start = 0
+    try:
+        for index, row in enumerate(sorted(rows, key=lambda row: row["episode_index"])):
+            if (row["episode_index"], row["dataset_from_index"]) != (index, start):
+                raise LibraError(
+                    f"{path}: meta/episodes is not whole: expected episode {index} at frame "
+                    f"{start}, found episode {row['episode_index']} at frame "
+                    f"{row['dataset_from_index']}; make or copy the dataset again"
+                )
+            episodes.append(Episode(index, start, row["length"], row["tasks"][0], row))
+            start += row["length"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise LibraError(f"{path}: meta/episodes lacks {error}: it is damaged") from error
+    return episodes
 
 
 def _read_numbers(
@@ -222,27 +294,38 @@ def _read_numbers(
         (e.place["data/chunk_index"], e.place["data/file_index"]) for e in episodes
     )
     files = [path / info["data_path"].format(chunk_index=c, file_index=f) for c, f in places]
-    tables = [_read_table(file, [STATE, ACTION, "index"]) for file in files]
-    table = pa.concat_tables(tables).sort_by("index")
+    tables = [read_table(file, [STATE, ACTION, "index"]) for file in files]
+    # Rows beyond the last episode are what a killed writer left.
     frames = sum(e.length for e in episodes)
-    # Rows beyond the last episode are what a killed writer left; LeRobot ignores them too.
-    wanted = np.concatenate([np.arange(e.start, e.start + e.length) for e in episodes])
-    if not np.isin(wanted, table["index"].to_numpy()).all():
+    table = pa.concat_tables(tables).filter(pc.field("index") < frames).sort_by("index")
+    if not np.array_equal(table["index"].to_numpy(), np.arange(frames)):
         raise LibraError(
             f"{path} holds {table.num_rows} frames of data, but its episodes have {frames}: it is "
             "truncated; make or copy the dataset again"
         )
-    table = table.filter(pa.array(np.isin(table["index"].to_numpy(), wanted)))
-    numbers = []
-    for key in (STATE, ACTION):
-        flat = table[key].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        values = flat.reshape(frames, -1).astype(np.float32)
-        if not np.isfinite(values).all():
-            row, column = np.argwhere(~np.isfinite(values))[0]
-            episode = next(e for e in episodes if e.start <= row < e.start + e.length)
-            raise LibraError(
-                f"{path}: '{key}' holds {values[row, column]} in dimension {column} at frame "
-                f"{row - episode.start} of episode {episode.index}: remove that episode"
-            )
-        numbers.append(values)
-    return numbers[0], numbers[1]
+    states, actions = (_numbers(path, info, table, key, episodes) for key in (STATE, ACTION))
+    return states, actions
+
+
+def _numbers(
+    path: Path, info: dict[str, Any], table: pa.Table, key: str, episodes: list[Episode]
+) -> np.ndarray:
+    """One column of vectors, float32 [T, n]."""
+    size = info["features"][key]["shape"][0]
+    lengths = pc.call_function("list_value_length", [table[key]]).to_numpy()
+    if not (lengths == size).all():
+        row = int(np.argmin(lengths == size))
+        raise LibraError(
+            f"{path}: '{key}' holds {lengths[row]} numbers at frame {row}, but meta/info.json "
+            f"says {size}: the dataset is damaged"
+        )
+    flat = table[key].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    values = flat.reshape(-1, size).astype(np.float32)
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        episode = next(e for e in episodes if row < e.start + e.length)
+        raise LibraError(
+            f"{path}: '{key}' holds {values[row, column]} in dimension {column} at frame "
+            f"{row - episode.start} of episode {episode.index}: remove that episode"
+        )
+    return values

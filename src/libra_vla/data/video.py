@@ -6,11 +6,12 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.error import FFmpegError
 
 from libra_vla.errors import LibraError
 from libra_vla.files import atomic_file
 
-QUALITY = {"crf": "18", "preset": "veryfast", "g": "2"}
+QUALITY: dict[str, object] = {"crf": "18", "preset": "veryfast", "g": "2"}
 """x264 settings: a key frame every second frame (LeRobot's choice) makes random access cheap."""
 
 
@@ -32,13 +33,38 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], *, fps: float) -
                 stream = container.add_stream("libx264", rate=Fraction(round(fps * 1000), 1000))
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 # One thread: encoding happens in workers, and the result stays the same.
-                stream.options = QUALITY | {"threads": "1"}
+                stream.options = dict(QUALITY, threads="1")
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             picture.pts = index
             container.mux(stream.encode(picture))
         if stream is None:
             raise LibraError(f"no frames to write to {path}")
         container.mux(stream.encode())
+
+
+def require_whole(path: Path) -> None:
+    """Raises LibraError if a video is missing or, for an mp4, cut off anywhere.
+
+    Walks the file's boxes, which takes microseconds; nothing is decoded.
+    """
+    if not path.is_file():
+        raise LibraError(f"{path} is missing: make or copy the dataset again")
+    if path.suffix != ".mp4":
+        return
+    size, position, kinds = path.stat().st_size, 0, set()
+    with path.open("rb") as file:
+        while position < size:
+            file.seek(position)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big")
+            if length == 1:
+                length = int.from_bytes(head[8:], "big")
+            elif length == 0:
+                length = size - position
+            kinds.add(head[4:8])
+            position += max(length, 8)
+    if position != size or b"moov" not in kinds:
+        raise LibraError(f"{path} is truncated or no video: make or copy the dataset again")
 
 
 def read_video(
@@ -63,7 +89,7 @@ def read_video(
                     frames.append(frame.to_ndarray(format="rgb24"))
                 if count is not None and len(frames) == count:
                     break
-    except (av.error.FFmpegError, OSError, IndexError) as error:
+    except (FFmpegError, OSError, IndexError) as error:
         raise LibraError(
             f"{path} cannot be decoded ({error}): it is truncated or no video; make or copy the "
             "dataset again"

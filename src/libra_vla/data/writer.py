@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +13,59 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from libra_vla.action_space import ActionConvention
-from libra_vla.data.lerobot import ACTION, EXTRAS, IMAGES, STATE, VERSION
+from libra_vla.data.lerobot import (
+    ACTION,
+    EXTRAS,
+    IMAGES,
+    STATE,
+    VERSION,
+    episode_files,
+    read_table,
+)
+from libra_vla.data.statistics import Statistics, image_statistics, merge_statistics, statistics
 from libra_vla.data.video import write_video
 from libra_vla.errors import LibraError
-from libra_vla.files import atomic_file, clear_disk_errors, read_json, write_json
+from libra_vla.files import (
+    atomic_file,
+    clear_disk_errors,
+    read_json,
+    require_absent,
+    write_json,
+)
 
 CHUNK = 1000
 """Files per folder, LeRobot's default."""
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODE_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
+PARTIAL = ".partial"
 INDEX_COLUMNS = ("frame_index", "episode_index", "index", "task_index")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A camera's frames of one episode as an mp4 file, with their `image_statistics`."""
+
+    path: Path
+    stats: Statistics
+
+
+def encode(frames: np.ndarray, path: Path, *, fps: float) -> Clip:
+    """Encodes frames, uint8 [n, h, w, 3], into a file beside the dataset, in any process.
+
+    Raises:
+        LibraError: see `write_video`.
+    """
+    write_video(path, frames, fps=fps)
+    return Clip(path, image_statistics(frames))
 
 
 class DatasetWriter:
     """Appends episodes, each in files of its own.
 
     An episode's row in `meta/episodes` is written last: what has no row does not exist, so a kill
-    loses the episodes in flight and nothing else.
+    loses the episodes in flight and nothing else. Files are written aside in `.partial`, where no
+    reader looks, since LeRobot takes every parquet file it finds for data.
 
     Args:
         path: folder of the dataset.
@@ -42,7 +78,7 @@ class DatasetWriter:
         resume: go on with what is there.
 
     Raises:
-        LibraError: the folder holds something else than what is to be resumed.
+        LibraError: the folder is not empty, or holds something else than what is to be resumed.
     """
 
     def __init__(
@@ -62,21 +98,40 @@ class DatasetWriter:
         self.metadata = dict(metadata or {})
         self.features = _features(fps, cameras, state_names, convention)
         self.rows: list[dict[str, Any]] = []
+        self._stats: dict[str, Statistics] = {}
         if resume and (self.path / "meta" / "info.json").exists():
             self._recover()
+        else:
+            require_absent(self.path, what="the dataset", remedy="choose another folder")
         self.flush()
 
     def _recover(self) -> None:
-        """Takes over the episodes that are whole."""
+        """Takes over the episodes that are whole, and removes what belongs to none."""
         info = read_json(self.path / "meta" / "info.json")
+        stored = ActionConvention.from_json(read_json(self.path / EXTRAS)["convention"])
+        stored.require_equal(self.convention, mine=str(self.path), theirs="the new episodes")
         if info["features"] != json.loads(json.dumps(self.features)):
             raise LibraError(
                 f"{self.path} holds other cameras, sizes or dimensions than asked for: choose "
                 "another output folder, or the settings it was made with"
             )
-        for file in sorted((self.path / "meta" / "episodes").glob("*/*.parquet")):
-            self.rows.extend(pq.read_table(file).to_pylist())
+        for file in episode_files(self.path):
+            self.rows.extend(read_table(file).to_pylist())
         self.rows.sort(key=lambda row: row["episode_index"])
+        self._stats = merge_statistics([_pop_statistics(row) for row in self.rows])
+        shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
+        kept = {path for row in self.rows for path in self._files(row["episode_index"])}
+        for folder in ("data", "videos", "meta/episodes"):
+            for file in (self.path / folder).rglob("*.*"):
+                if file.is_file() and file not in kept:
+                    file.unlink()
+
+    def _files(self, episode: int) -> list[Path]:
+        """All files of an episode; its row comes last."""
+        place = _place(episode)
+        videos = [VIDEO_PATH.format(video_key=IMAGES + c, **place) for c in self.cameras]
+        names = [*videos, DATA_PATH.format(**place), EPISODE_PATH.format(**place)]
+        return [self.path / name for name in names]
 
     @property
     def episodes(self) -> int:
@@ -90,70 +145,84 @@ class DatasetWriter:
 
     def add_episode(
         self,
-        videos: Mapping[str, Path | np.ndarray],
+        videos: Mapping[str, np.ndarray | Clip],
         states: np.ndarray,
         actions: np.ndarray,
         instruction: str,
-        image_stats: Mapping[str, Mapping[str, Any]] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> int:
         """Appends an episode of n frames and returns its index.
 
         Args:
-            videos: per camera the frames, uint8 [n, h, w, 3], or an mp4 that a worker has
-                encoded already; it is moved into the dataset.
+            videos: per camera the frames, uint8 [n, h, w, 3], or what `encode` made of them in
+                another process; its file is moved into the dataset.
             states: float32 [n, S].
             actions: raw actions, float32 [n, D].
             instruction: what was asked for.
-            image_stats: of `image_statistics` per camera, needed for encoded videos.
             extra: further columns of the episode's row, for instance its seed.
 
         Raises:
-            LibraError: lengths or dimensions that do not fit, NaN or infinity, a full disk.
+            LibraError: lengths or dimensions that do not fit, NaN or infinity, a full disk; the
+                dataset is then as it was before.
         """
         states, actions = np.asarray(states, np.float32), np.asarray(actions, np.float32)
         self._check(videos, states, actions)
-        index, length = self.episodes, len(actions)
+        index = self.episodes
+        row = self._row(len(actions), instruction) | dict(extra or {})
+        stats = {STATE: statistics(states), ACTION: statistics(actions)}
+        try:
+            for camera in self.cameras:
+                stats[IMAGES + camera] = self._place_video(camera, index, videos[camera])
+            task = self._place_task(instruction)
+            frames = self._frames(index, row["dataset_from_index"], task, states, actions)
+            self._write(DATA_PATH.format(**_place(index)), frames)
+            columns = {f"stats/{f}/{s}": v for f, d in stats.items() for s, v in d.items()}
+            table = pa.Table.from_pylist([row | columns])
+            self._write(EPISODE_PATH.format(**_place(index)), table)
+        except BaseException:
+            for file in reversed(self._files(index)):
+                file.unlink(missing_ok=True)
+            raise
+        self.rows.append(row)
+        self._stats = merge_statistics([self._stats, stats] if self._stats else [stats])
+        self.flush()
+        return index
+
+    def _row(self, length: int, instruction: str) -> dict[str, Any]:
+        """The next episode's row of `meta/episodes`, but for its statistics."""
         start = self.rows[-1]["dataset_to_index"] if self.rows else 0
-        instructions = self.instructions
-        task = instructions.index(instruction) if instruction in instructions else len(instructions)
-        place = {"chunk_index": index // CHUNK, "file_index": index % CHUNK}
+        place = _place(self.episodes)
         row: dict[str, Any] = {
-            "episode_index": index,
+            "episode_index": self.episodes,
             "tasks": [instruction],
             "length": length,
             "dataset_from_index": start,
             "dataset_to_index": start + length,
-            **{f"data/{k}": v for k, v in place.items()},
-            **{f"meta/episodes/{k}": v for k, v in place.items()},
-            **(extra or {}),
         }
-        stats = {STATE: statistics(states), ACTION: statistics(actions)}
-        for camera in self.cameras:
-            key, video = IMAGES + camera, videos[camera]
-            target = self.path / VIDEO_PATH.format(video_key=key, **place)
-            if isinstance(video, np.ndarray):
-                write_video(target, video, fps=self.fps)
-                stats[key] = image_statistics(video)
-            else:
-                with clear_disk_errors(target):
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.move(video, target)
-                stats[key] = (image_stats or {})[camera]
-            row |= {f"videos/{key}/{k}": v for k, v in place.items()}
-            row |= {
-                f"videos/{key}/from_timestamp": 0.0,
-                f"videos/{key}/to_timestamp": length / self.fps,
-            }
-        row |= {f"stats/{f}/{s}": v for f, values in stats.items() for s, v in values.items()}
-        self._write(DATA_PATH.format(**place), self._frames(index, start, task, states, actions))
-        self._write(EPISODE_PATH.format(**place), pa.Table.from_pylist([row]))
-        self.rows.append(row)
-        self.flush()
-        return index
+        videos = [f"videos/{IMAGES}{camera}" for camera in self.cameras]
+        for prefix in ("data", "meta/episodes", *videos):
+            row |= {f"{prefix}/{k}": v for k, v in place.items()}
+        for prefix in videos:
+            row |= {f"{prefix}/from_timestamp": 0.0, f"{prefix}/to_timestamp": length / self.fps}
+        return row
+
+    def _place_video(self, camera: str, episode: int, video: np.ndarray | Clip) -> Statistics:
+        target = self.path / VIDEO_PATH.format(video_key=IMAGES + camera, **_place(episode))
+        if isinstance(video, np.ndarray):
+            video = encode(video, self.path / PARTIAL / "video.mp4", fps=self.fps)
+        with clear_disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(video.path, target)
+        return video.stats
+
+    def _place_task(self, instruction: str) -> int:
+        """Returns the index of an instruction; a new one is written down before it is used."""
+        if instruction not in (known := self.instructions):
+            self._write_tasks(known := [*known, instruction])
+        return known.index(instruction)
 
     def _check(
-        self, videos: Mapping[str, Path | np.ndarray], states: np.ndarray, actions: np.ndarray
+        self, videos: Mapping[str, np.ndarray | Clip], states: np.ndarray, actions: np.ndarray
     ) -> None:
         for key, values in ((STATE, states), (ACTION, actions)):
             expected = self.features[key]["shape"][0]
@@ -197,12 +266,14 @@ class DatasetWriter:
         )
 
     def _write(self, name: str, table: pa.Table) -> None:
-        with atomic_file(self.path / name) as partial:
-            pq.write_table(table, partial)
+        target, aside = self.path / name, self.path / PARTIAL / "table.parquet"
+        with clear_disk_errors(target):
+            with atomic_file(aside) as partial:
+                pq.write_table(table, partial)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            aside.replace(target)
 
-    def flush(self) -> None:
-        """Brings tasks, statistics and `info.json` up to date."""
-        instructions = self.instructions
+    def _write_tasks(self, instructions: Sequence[str]) -> None:
         tasks = pa.table({"task_index": range(len(instructions)), "task": instructions})
         # LeRobot looks tasks up by their pandas index.
         index = {"index_columns": ["task"], "columns": [], "pandas_version": "2.0.0"}
@@ -211,7 +282,12 @@ class DatasetWriter:
             metadata={"pandas": json.dumps(index | {"column_indexes": []})},
         )
         self._write("meta/tasks.parquet", tasks.cast(schema))
-        write_json(self.path / "meta" / "stats.json", _merged_statistics(self.rows, self.features))
+
+    def flush(self) -> None:
+        """Brings statistics, `metadata` and `info.json` up to date."""
+        if not self.rows:
+            self._write_tasks([])
+        write_json(self.path / "meta" / "stats.json", self._stats)
         extras = {"convention": self.convention.to_json(), "metadata": self.metadata}
         write_json(self.path / EXTRAS, extras)
         write_json(
@@ -222,7 +298,7 @@ class DatasetWriter:
                 "features": self.features,
                 "total_episodes": self.episodes,
                 "total_frames": sum(row["length"] for row in self.rows),
-                "total_tasks": len(instructions),
+                "total_tasks": len(self.instructions),
                 "chunks_size": CHUNK,
                 "data_files_size_in_mb": 100,
                 "video_files_size_in_mb": 200,
@@ -232,6 +308,21 @@ class DatasetWriter:
                 "splits": {"train": f"0:{self.episodes}"},
             },
         )
+        with suppress(OSError):
+            (self.path / PARTIAL).rmdir()
+
+
+def _place(episode: int) -> dict[str, int]:
+    return {"chunk_index": episode // CHUNK, "file_index": episode % CHUNK}
+
+
+def _pop_statistics(row: dict[str, Any]) -> dict[str, Statistics]:
+    """Takes the statistics out of an episode's row, by feature."""
+    found: dict[str, Statistics] = {}
+    for name in [name for name in row if name.startswith("stats/")]:
+        _, feature, statistic = name.split("/")
+        found.setdefault(feature, {})[statistic] = row.pop(name)
+    return found
 
 
 def _vectors(values: np.ndarray) -> pa.FixedSizeListArray:
@@ -266,53 +357,3 @@ def _features(
         features[key] = {"dtype": "float32", "shape": [len(names)], "names": list(names)}
     features["timestamp"] = {"dtype": "float32", "shape": [1], "names": None}
     return features | {k: {"dtype": "int64", "shape": [1], "names": None} for k in INDEX_COLUMNS}
-
-
-def statistics(values: np.ndarray) -> dict[str, Any]:
-    """LeRobot's statistics over the first axis of [n, ...]."""
-    result = {
-        "min": values.min(axis=0),
-        "max": values.max(axis=0),
-        "mean": values.mean(axis=0, dtype=np.float64),
-        "std": values.std(axis=0, dtype=np.float64),
-        "count": np.array([len(values)]),
-    }
-    quantiles = np.quantile(values, list(QUANTILES.values()), axis=0)
-    return {
-        k: v.tolist() for k, v in (result | dict(zip(QUANTILES, quantiles, strict=True))).items()
-    }
-
-
-def image_statistics(frames: np.ndarray) -> dict[str, Any]:
-    """Per channel, in [0, 1], from every tenth frame and every fourth pixel, as [[[v]], ...]."""
-    pixels = frames[::10, ::4, ::4].reshape(-1, 3) / np.float32(255.0)
-    result = statistics(pixels)
-    shaped = {k: [[[v]] for v in values] for k, values in result.items() if k != "count"}
-    return shaped | {"count": [len(frames[::10])]}
-
-
-def _merged_statistics(
-    rows: Sequence[Mapping[str, Any]], features: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Statistics of the whole from those of its episodes; quantiles are averaged, as LeRobot's."""
-    merged: dict[str, Any] = {}
-    for feature in features:
-        if not rows or f"stats/{feature}/mean" not in rows[0]:
-            continue
-
-        def column(name: str, feature: str = feature) -> np.ndarray:
-            return np.array([row[f"stats/{feature}/{name}"] for row in rows], dtype=np.float64)
-
-        count, mean = column("count")[:, 0], column("mean")
-        weight = (count / count.sum()).reshape(-1, *[1] * (mean.ndim - 1))
-        total = (weight * mean).sum(axis=0)
-        variance = (weight * (column("std") ** 2 + (mean - total) ** 2)).sum(axis=0)
-        merged[feature] = {
-            "min": column("min").min(axis=0).tolist(),
-            "max": column("max").max(axis=0).tolist(),
-            "mean": total.tolist(),
-            "std": np.sqrt(variance).tolist(),
-            "count": [int(count.sum())],
-            **{q: (weight * column(q)).sum(axis=0).tolist() for q in QUANTILES},
-        }
-    return merged
