@@ -1,8 +1,5 @@
 """LIBERO's environments: the protocol to the letter, and every short cut exact."""
 
-import contextlib
-import io
-
 import numpy as np
 import pytest
 
@@ -73,15 +70,9 @@ def make_env(suite: str, index: int, **options):
 
 def stock_episode(suite: str, index: int, state: np.ndarray, seed: int, actions: np.ndarray):
     """The same steps through LIBERO's own wrapper: states, observations, success."""
-    rendering.choose_backend()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        from libero.libero.envs import OffScreenRenderEnv
+    from libra_vla.simulation.libero import stock_environment
 
-        stock = OffScreenRenderEnv(
-            bddl_file_name=load_tasks(suite, [index])[0].bddl_file,
-            camera_heights=128,
-            camera_widths=128,
-        )
+    stock = stock_environment(load_tasks(suite, [index])[0], 128)
     np.random.seed(seed)  # noqa: NPY002
     stock.reset()
     stock.set_init_state(state)

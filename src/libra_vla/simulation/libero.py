@@ -398,6 +398,17 @@ def _build(task: Task) -> Any:
         ).env
 
 
+def stock_environment(task: Task, image_size: int) -> Any:
+    """Returns LIBERO's own wrapper of a task, the reference of tests and benchmarks."""
+    choose_backend()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        from libero.libero.envs import OffScreenRenderEnv
+
+        return OffScreenRenderEnv(
+            bddl_file_name=task.bddl_file, camera_heights=image_size, camera_widths=image_size
+        )
+
+
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seeds NumPy's global generator, which robosuite samples from, and gives it back after."""
