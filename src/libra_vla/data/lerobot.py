@@ -165,14 +165,16 @@ class LeRobotDataset:
         self.require_cameras([camera])
         key, entry = IMAGES + camera, self.episodes[episode]
         wanted = np.arange(entry.length)[slice(None) if indices is None else indices]
+        if not len(wanted):
+            return np.empty((0, *self.camera_shapes[camera], 3), dtype=np.uint8)
         if self._is_video(camera):
-            first, last = (wanted.min(), wanted.max()) if len(wanted) else (0, 0)
+            first, last = int(wanted.min()), int(wanted.max())
             start = round(entry.place[f"videos/{key}/from_timestamp"] * self.fps)
             clip = read_video(
                 self._video(camera, entry),
                 fps=self.fps,
-                start=start + int(first),
-                count=int(last - first) + 1,
+                start=start + first,
+                count=last - first + 1,
             )
             return clip if indices is None else clip[wanted - first]
         path = self._file("data_path", entry, "data")

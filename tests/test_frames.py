@@ -1,0 +1,114 @@
+"""Frames at a policy's size, and what `libra data info` says and draws."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import write_dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from libra_vla.data import frames as frames_module
+from libra_vla.data.frames import FrameStore
+from libra_vla.data.info import contact_sheet, describe
+from libra_vla.data.lerobot import LeRobotDataset
+from libra_vla.errors import LibraError
+from libra_vla.images import resize
+
+REAL = Path(__file__).parent / "data"
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@given(st.sampled_from([1, 2, 4, 8]), st.integers(0, 9))
+def test_shrinking_averages_areas(factor: int, seed: int):
+    image = noise(16 * factor, 16 * factor, seed)
+    blocks = image.reshape(16, factor, 16, factor, 3).mean((1, 3))
+    assert np.abs(resize(image, 16) - blocks).max() <= 1
+
+
+def test_resizing_keeps_a_flat_image_and_takes_any_shape():
+    for height, width in ((100, 70), (33, 64), (8, 8)):
+        flat = np.full((height, width, 3), (10, 128, 250), dtype=np.uint8)
+        assert (resize(flat, 32) == (10, 128, 250)).all()
+    same = noise(32, 32)
+    np.testing.assert_array_equal(resize(same, 32), same)
+
+
+def test_resizing_is_fast():
+    image, best = noise(256, 256), 1.0
+    for _ in range(20):
+        began = time.perf_counter()
+        resize(image, 64)
+        best = min(best, time.perf_counter() - began)
+    assert best < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["lerobot_v3_image", "lerobot_v3_video"])
+def test_a_store_holds_what_inference_sees(tmp_path: Path, kind: str):
+    source = LeRobotDataset.open(REAL / kind)
+    dataset = LeRobotDataset(**vars(source) | {"path": tmp_path})
+    for name in ("data", "meta", "videos"):
+        (tmp_path / name).symlink_to(REAL / kind / name)
+    store = FrameStore.open(dataset, 16, ["image2", "image"])
+    assert store.frames.shape == (34, 2, 16, 16, 3) and store.frames.dtype == np.uint8
+    assert isinstance(store.frames, np.memmap)
+    for episode in dataset.episodes:
+        for column, camera in enumerate(["image2", "image"]):
+            for row, frame in enumerate(dataset.frames(episode.index, camera)):
+                kept = store.frames[episode.start + row, column]
+                np.testing.assert_array_equal(kept, resize(frame, 16))
+
+
+def test_a_store_is_built_once_and_again_when_stale(tmp_path: Path, monkeypatch):
+    write_dataset(tmp_path / "set", episodes=2)
+    FrameStore.open(LeRobotDataset.open(tmp_path / "set"), 32, ["wrist"])
+    FrameStore.open(LeRobotDataset.open(tmp_path / "set"), 16, ["wrist"])
+    assert len(list((tmp_path / "set" / ".cache").iterdir())) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(frames_module, "resize", None)
+        FrameStore.open(LeRobotDataset.open(tmp_path / "set"), 32, ["wrist"])
+    info = tmp_path / "set" / "meta" / "info.json"
+    info.write_text(info.read_text() + "\n")
+    FrameStore.open(LeRobotDataset.open(tmp_path / "set"), 32, ["wrist"])
+    assert len(list((tmp_path / "set" / ".cache").iterdir())) == 1
+
+
+def test_a_store_that_fails_leaves_nothing(tmp_path: Path):
+    path = write_dataset(tmp_path / "set")
+    dataset = LeRobotDataset.open(path)
+    with pytest.raises(LibraError, match="it has agentview, wrist"):
+        FrameStore.open(dataset, 32, ["front"])
+    (path / "videos/observation.images.wrist/chunk-000/file-003.mp4").write_bytes(b"no video")
+    with pytest.raises(LibraError, match=r"file-003\.mp4 cannot be decoded"):
+        FrameStore.open(dataset, 32, ["wrist"])
+    assert not list((path / ".cache").iterdir())
+
+
+def test_a_description_counts(tmp_path: Path):
+    found = describe(write_dataset(tmp_path / "set", episodes=5))
+    assert (found["episodes"], found["frames"], found["fps"]) == (5, 60, 20.0)
+    assert found["instructions"] == {"go left": 3, "go right": 2}
+    assert found["length"] == {"min": 12, "median": 12.0, "max": 12}
+    assert found["cameras"] == {"agentview": [64, 64], "wrist": [64, 64]}
+    assert found["actions"]["gripper"]["histogram"] == [30, *[0] * 8, 30]
+    assert found["convention"]["names"] == ("x", "y", "gripper")
+
+
+def test_others_datasets_are_described_too():
+    found = describe(REAL / "lerobot_v3_video")
+    assert list(found["actions"]) == [f"a{i}" for i in range(7)]
+    assert sum(found["actions"]["a0"]["histogram"]) == 34
+    assert found["convention"] is None
+
+
+def test_a_contact_sheet_shows_every_task(tmp_path: Path):
+    contact_sheet(REAL / "lerobot_v3_video", tmp_path / "sheet.png", columns=4, size=64)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        # Three episodes, two cameras each, under a caption.
+        assert sheet.size == (4 * 64, 3 * (2 * 64 + 18))
+        assert np.asarray(sheet).std() > 30
