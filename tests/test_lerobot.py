@@ -127,6 +127,10 @@ DAMAGES = {
     "no fps": (lambda d: (d / INFO).write_text('{"codebase_version": "v3.0"}'), "lacks .*fps"),
     "data cut off": (lambda d: truncate(d / DATA), "file-000.parquet is damaged"),
     "data missing": (lambda d: (d / DATA).unlink(), "file-000.parquet is missing"),
+    "column missing": (
+        lambda d: pq.write_table(pq.read_table(d / DATA).drop_columns("action"), d / DATA),
+        "file-000.parquet is damaged .no column action",
+    ),
     "rows missing": (drop_rows, "holds 45 frames of data, but its episodes have 48"),
     "video cut off": (lambda d: truncate(d / VIDEO), "file-001.mp4 is truncated"),
     "video empty": (lambda d: (d / VIDEO).write_bytes(b""), "file-001.mp4 is truncated"),

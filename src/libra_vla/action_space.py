@@ -76,7 +76,9 @@ class ActionConvention:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "ActionConvention":
         try:
-            return cls(**value | {"names": tuple(value["names"]), "units": tuple(value["units"])})
+            arguments = dict(value)
+            arguments |= {"names": tuple(value["names"]), "units": tuple(value["units"])}
+            return cls(**arguments)
         except (KeyError, TypeError) as error:
             raise LibraError(f"the action convention is damaged ({error})") from error
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -225,21 +225,7 @@ def run_training(job: TrainJob) -> None:
 
 def _evaluate(config: QuickstartConfig) -> dict[str, dict[str, Any]]:
     """Evaluates the arms side by side; returns every arm's `results.json`, by name."""
-    jobs = [
-        EvalJob(
-            EvalConfig(
-                policy=config.out / "policies" / policy.name,
-                suite=SUITE,
-                out=config.out / "evaluations" / name,
-                tasks=",".join(map(str, TASKS)),
-                workers=0,
-                resume=True,
-                **({"episodes": config.trials, "seed": config.seed} | changes),
-            ),
-            position,
-        )
-        for position, (name, policy, changes) in enumerate(_arms(config))
-    ]
+    jobs = [EvalJob(arm, position) for position, arm in enumerate(_arms(config))]
     unfinished = [job for job in jobs if not job.done]
     for outcome in fan_out(run_evaluation, unfinished, workers=config.workers):
         if outcome.error is not None:
@@ -266,24 +252,40 @@ def run_evaluation(job: EvalJob) -> None:
     evaluate(job.config, position=job.position)
 
 
-def _arms(config: QuickstartConfig) -> list[tuple[str, PolicyPlan, dict[str, Any]]]:
-    """Name, policy and what differs from the official protocol."""
+def _arms(config: QuickstartConfig) -> list[EvalConfig]:
+    """One evaluation per arm; its output folder bears its name."""
     first, second = TASKS
-    spread = {"states": "sampled", "spread": SPREAD, "episodes": config.spread_trials}
+
+    def arm(plan: PolicyPlan, name: str, **changes: Any) -> EvalConfig:
+        base = EvalConfig(
+            policy=config.out / "policies" / plan.name,
+            suite=SUITE,
+            out=config.out / "evaluations" / name,
+            tasks=",".join(map(str, TASKS)),
+            episodes=config.trials,
+            seed=config.seed,
+            workers=0,
+            resume=True,
+        )
+        return replace(base, **changes)
+
+    # Another seed than the demonstrations', so that no reset was seen in training.
+    spread = {
+        "states": "sampled",
+        "spread": SPREAD,
+        "episodes": config.spread_trials,
+        "seed": config.seed + 1,
+    }
+    swapped = {
+        "instruction_from": {first: second, second: first},
+        "episodes": config.spread_trials,
+        # Enough for either task; told to do the other one, the policy rarely ends before.
+        "max_steps": 150,
+    }
     return [
-        *((p.name, p, {"videos": 1} if p is LIBRA else {}) for p in POLICIES),
-        (
-            SWAPPED,
-            LIBRA,
-            {
-                "instruction_from": {first: second, second: first},
-                "episodes": min(config.trials, config.spread_trials),
-                # Long enough for either task, and the policy never reaches the wrong one.
-                "max_steps": 150,
-            },
-        ),
-        # Another seed than the demonstrations', so that no reset was seen in training.
-        *((f"{p.name}, spread", p, spread | {"seed": config.seed + 1}) for p in POLICIES),
+        *(arm(plan, plan.name, videos=1 if plan is LIBRA else 0) for plan in POLICIES),
+        arm(LIBRA, SWAPPED, **swapped),
+        *(arm(plan, f"{plan.name}, spread", **spread) for plan in POLICIES),
     ]
 
 

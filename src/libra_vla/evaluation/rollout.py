@@ -22,7 +22,10 @@ class Environment(Protocol):
 
     Attributes:
         convention: what its raw actions mean.
+        cameras: which ones `observe` renders; may be changed at any time.
     """
+
+    cameras: tuple[str, ...]
 
     @property
     def convention(self) -> ActionConvention: ...

@@ -4,7 +4,8 @@ Shape suffixes used below: B batch, T tokens, C context tokens, W width.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -135,6 +136,8 @@ class DiffusionBlock(nn.Module):
 class TimeEmbedding(nn.Module):
     """Sinusoidal features of a noise level in [0, 1], then a small network: [B] -> [B, W]."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int, features: int = 128) -> None:
         super().__init__()
         half = features // 2
@@ -167,14 +170,17 @@ class DiffusionTransformer(nn.Module):
         self.blocks = nn.ModuleList(DiffusionBlock(width, heads, ratio) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, size)
-        nn.init.zeros_(self.modulation[1].weight)
-        nn.init.zeros_(self.modulation[1].bias)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        # Each block begins as the identity, and the first prediction is 0.
+        for layer in (self.modulation[1], self.out):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     def read(self, context_BCW: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Returns each block's keys and values of the context."""
-        return [block.cross_attention.project(context_BCW) for block in self.blocks]
+        return [
+            block.cross_attention.project(context_BCW)
+            for block in cast(Iterable[DiffusionBlock], self.blocks)
+        ]
 
     def forward(
         self,

@@ -10,7 +10,7 @@ from libra_vla.errors import LibraError
 LIBRARIES = {"osmesa": "OSMesa", "egl": "EGL"}
 """MUJOCO_GL value -> system library; OSMesa first, the faster one on a CPU."""
 
-REMEDY = "sudo apt-get install libosmesa6"
+REMEDY = "sudo apt-get install libosmesa6 (or libegl1, where there is none)"
 
 
 def available() -> list[str]:

@@ -73,9 +73,7 @@ def load_tasks(suite: str, indices: Sequence[int] | None = None) -> list[Task]:
         indices = range(len(names))
     for index in indices:
         if not 0 <= index < len(names):
-            raise LibraError(
-                f"unknown task {index} of {suite}: expected 0 to {len(names) - 1}"
-            )
+            raise LibraError(f"unknown task {index} of {suite}: expected 0 to {len(names) - 1}")
     return [
         Task(
             suite=suite,

@@ -3,7 +3,6 @@
 import json
 import math
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,8 +46,10 @@ def train(config: TrainConfig, *, position: int = 0) -> dict[str, Any]:
     with stop_between_steps() as stopped:
         run.loop(stopped, position)
     if stopped.is_set() and run.state.step < config.steps:
-        print(f"stopped at step {run.state.step}; continue with --resume", file=sys.stderr)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(
+            f"stopped after {run.state.step} of {config.steps} steps: run the same command with "
+            "--resume to go on"
+        )
     return run.summary()
 
 
@@ -91,7 +92,7 @@ class Run:
         if saved and config.resume:
             state.load(out / "state", identity)
         keep_metrics(out / "metrics.jsonl", state.step)
-        held = held_out and Samples.of(policy, dataset, held_out)
+        held = Samples.of(policy, dataset, held_out) if held_out else None
         return cls(config, policy, Samples.of(policy, dataset, training), held, state, identity, {})
 
     def loop(self, stopped: threading.Event, position: int = 0) -> None:
