@@ -25,7 +25,11 @@ class Environment(Protocol):
         cameras: which ones `observe` renders; may be changed at any time.
     """
 
-    cameras: tuple[str, ...]
+    @property
+    def cameras(self) -> tuple[str, ...]: ...
+
+    @cameras.setter
+    def cameras(self, cameras: tuple[str, ...]) -> None: ...
 
     @property
     def convention(self) -> ActionConvention: ...
