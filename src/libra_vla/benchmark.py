@@ -3,8 +3,6 @@
 Machines differ and drift, so contenders take turns, and what counts is their ratio within one run.
 """
 
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,6 @@ class BenchConfig:
         threads: torch threads.
         plans: plans per contender; the macro-horizon of the largest M is what a round executes.
         horizon_factors: values of M, chunks per plan.
-        simulator: also measure LIBERO's environment beside the stock wrapper, if installed.
     """
 
     out: Path
@@ -46,7 +43,6 @@ class BenchConfig:
     threads: int = 1
     plans: int = 40
     horizon_factors: tuple[int, ...] = (1, 2, 3, 4, 5)
-    simulator: bool = True
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
@@ -65,8 +61,6 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         "latency": latency(config, twin),
         "versions": versions(),
     }
-    if config.simulator:
-        result["simulator"] = simulator()
     write_json(config.out / "bench.json", result)
     return result
 
@@ -128,40 +122,3 @@ def _observation() -> Observation:
     images = {c: rng.integers(0, 256, (IMAGE, IMAGE, 3), dtype=np.uint8) for c in CAMERAS}
     state = rng.normal(size=STATE).astype(np.float32)
     return Observation(images, state, "put the bowl on the plate")
-
-
-def simulator(rounds: int = 15) -> dict[str, Any]:
-    """Milliseconds of LIBERO's environment and of the stock wrapper, taking turns.
-
-    `per_chunk` is what five control steps and one look cost: the stock wrapper looks at each.
-    """
-    from libra_vla.simulation.libero import LiberoEnv, stock_environment
-    from libra_vla.simulation.suites import load_tasks
-
-    task = load_tasks("libero_goal", [1])[0]
-    env, coarse = LiberoEnv(task), LiberoEnv(task, image_size=128, meshes="decimated")
-    stock = stock_environment(task, IMAGE)
-    for scene in (env, coarse):
-        scene.reset(seed=0)
-    stock.reset()
-    still = np.zeros(DIMENSIONS)
-    work: Mapping[str, Callable[[], Any]] = {
-        "stock step with both cameras": lambda: stock.step(still),
-        "step": lambda: env.step(still),
-        "both cameras": env.observe,
-        "both cameras, decimated, 128 px": coarse.observe,
-        "reset and settle": lambda: env.reset(seed=0),
-    }
-    spent: dict[str, list[float]] = {name: [] for name in work}
-    for _ in tqdm(range(rounds), desc="simulator", unit="round"):
-        coarse.step(still)
-        for name, call in work.items():
-            began = time.perf_counter()
-            call()
-            spent[name].append((time.perf_counter() - began) * 1e3)
-    median = {name: float(np.median(ms)) for name, ms in spent.items()}
-    chunk = 5 * median["step"] + median["both cameras"]
-    return {
-        "median_ms": {name: round(ms, 2) for name, ms in median.items()},
-        "times_faster_per_chunk": round(5 * median["stock step with both cameras"] / chunk, 2),
-    }
