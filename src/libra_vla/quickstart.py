@@ -351,7 +351,7 @@ def _groups(results: dict[str, dict[str, Any]]) -> tuple[ArmGroup, ...]:
         ArmGroup(
             "Objects spread",
             f"Sampled resets in which every object may lie {SPREAD * 100:.0f} cm further to each "
-            "side: what cannot be solved without looking.",
+            "side, so that looking matters more.",
             tuple(arm(f"{plan.name}, spread", plan) for plan in POLICIES),
         ),
     )
