@@ -1,0 +1,52 @@
+"""The main job, end to end, as small as it gets, on the real simulator."""
+
+from pathlib import Path
+
+import pytest
+
+from libra_vla import quickstart as main_job
+from libra_vla.errors import LibraError
+from libra_vla.files import read_json, write_json
+from libra_vla.quickstart import QuickstartConfig, quickstart
+
+SMALL = {"demonstrations": 1, "steps": 3, "trials": 1, "spread_trials": 1, "workers": 2}
+
+
+def test_a_folder_with_other_settings_is_refused(tmp_path: Path):
+    write_json(tmp_path / "quickstart.json", {"settings": {"steps": 7}, "seconds": {}})
+    with pytest.raises(LibraError, match="made with other settings"):
+        quickstart(QuickstartConfig(out=tmp_path))
+    (tmp_path / "quickstart.json").rename(tmp_path / "something-else")
+    with pytest.raises(LibraError, match="exists already: choose another --out"):
+        quickstart(QuickstartConfig(out=tmp_path))
+    with pytest.raises(LibraError, match="start at 1"):
+        QuickstartConfig(out=tmp_path, trials=0)
+
+
+def test_every_arm_is_told_apart(tmp_path: Path):
+    arms = main_job._arms(QuickstartConfig(out=tmp_path))
+    assert len({arm.out for arm in arms}) == len(arms) == 7
+    official = [arm for arm in arms if arm.states == "official" and not arm.instruction_from]
+    assert len(official) == 3 and all(arm.episodes * len(main_job.TASKS) >= 20 for arm in official)
+    assert all(arm.meshes == "stock" and arm.mode == "sequential" for arm in arms)
+    spread = [arm for arm in arms if arm.spread]
+    assert len(spread) == 3 and all(arm.seed != 0 for arm in spread), "a seed of their own"
+
+
+@pytest.mark.slow
+@pytest.mark.simulator
+def test_quickstart_end_to_end(tmp_path: Path):
+    out = tmp_path / "quickstart"
+    results = quickstart(QuickstartConfig(out=out, **SMALL))
+    assert results["episodes"] == 2 and results["errors"] == 0
+    assert read_json(out / "results.json") == results
+    assert {"demonstrations", "training", "evaluation", "report"} == set(
+        results["quickstart"]["seconds"]
+    )
+    page = (out / "report.html").read_text()
+    assert "put the bowl on the stove" in page and len(list(out.glob("*.mp4"))) == 2
+    before = (out / "policies" / "Libra" / "checkpoint" / "model.safetensors").stat().st_mtime_ns
+    again = quickstart(QuickstartConfig(out=out, **SMALL))
+    assert again["successes"] == results["successes"]
+    after = (out / "policies" / "Libra" / "checkpoint" / "model.safetensors").stat().st_mtime_ns
+    assert before == after, "what is done is not done again"
