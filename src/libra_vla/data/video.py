@@ -79,7 +79,8 @@ def read_video(
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
+            # More threads are no faster with frames this small (measured at 128 px).
+            stream.thread_count = 1
             assert stream.time_base is not None
             if start:
                 container.seek(int(start / fps / stream.time_base), stream=stream)
