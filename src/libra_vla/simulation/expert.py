@@ -16,9 +16,9 @@ from libra_vla.errors import LibraError
 from libra_vla.simulation.grasping import (
     FINGER_TIP,
     Grasp,
-    finger_yaw,
     hand_collides,
     hand_rotation,
+    nearest_yaw,
     plan_grasp,
 )
 from libra_vla.simulation.scene import Goal, Scene, placement_goals
@@ -222,7 +222,7 @@ class PickAndPlaceExpert:
         centre, surface = scene.receptacle(goal.receptacle)
         bottom = position[2] - float(target[:, 2].min())
         place = np.array([*centre, surface + bottom + DROP])
-        self._carry_yaw = finger_yaw(frame[:, 0])
+        self._carry_yaw = nearest_yaw(frame[:, 0], self._grasp.yaw)
         site = place + hand - position
         near = others[(np.abs(others - site)[:, :2] < 0.2).all(axis=1)]
         for _ in range(40):
@@ -237,7 +237,7 @@ class PickAndPlaceExpert:
     def _grasp_pose(self, position: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, float]:
         """Grip site [3] and yaw of the planned grasp for the object's present pose."""
         grasp = self._grasp
-        return position + rotation @ grasp.offset, finger_yaw(rotation @ grasp.axis)
+        return position + rotation @ grasp.offset, nearest_yaw(rotation @ grasp.axis, grasp.yaw)
 
     def _retry(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         """Plans anew after a failure, or gives up."""

@@ -85,6 +85,16 @@ def finger_yaw(axis: np.ndarray) -> float:
     return np.pi / 2 if wrapped < -np.pi / 2 + 1e-6 else wrapped
 
 
+def nearest_yaw(axis: np.ndarray, to: float) -> float:
+    """The yaw (rad) of a hand whose fingers lie along `axis` [3], the one nearest to `to`.
+
+    A hand has two, half a turn apart. One that is chosen must not flip to the other while an
+    object moves a little: the wrist would hit its limit.
+    """
+    yaw = finger_yaw(axis)
+    return yaw - np.pi * round((yaw - to) / np.pi)
+
+
 def plan_grasp(
     target: np.ndarray,
     others: np.ndarray,
