@@ -9,7 +9,7 @@ The hand frame: x along the finger axis, y across, z the approach; the origin is
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -50,7 +50,7 @@ MARGIN = 0.006
 
 @dataclass(frozen=True)
 class Grasp:
-    """Where the hand must be to close on an object, pointing straight down.
+    """Where the hand must be to close on an object.
 
     Attributes:
         offset: grip site relative to the object's origin, in the object's frame, metres [3].
@@ -59,6 +59,7 @@ class Grasp:
         width: of what is grasped, metres.
         depth: of the grip site below the object's top, metres.
         cost: what the planner minimised.
+        tilt: rotation [3, 3] by which the hand leans away from pointing straight down.
     """
 
     offset: np.ndarray
@@ -67,6 +68,15 @@ class Grasp:
     width: float
     depth: float
     cost: float
+    tilt: np.ndarray = field(default_factory=lambda: np.eye(3))
+
+    def hand(self, yaw: float) -> np.ndarray:
+        """Rotation [3, 3] of the hand that carries what was grasped, with its fingers at `yaw`."""
+        return self.tilt @ hand_rotation(yaw)
+
+    def yaw_of(self, axis: np.ndarray) -> float:
+        """Yaw of the hand whose fingers lie along `axis` [3], nearest to that of the grasp."""
+        return nearest_yaw(self.tilt.T @ axis, self.yaw)
 
 
 def hand_rotation(yaw: float) -> np.ndarray:
@@ -103,8 +113,9 @@ def plan_grasp(
     goal: np.ndarray,
     base: np.ndarray,
     avoid: Sequence[Grasp] = (),
+    tilt: np.ndarray | None = None,
 ) -> Grasp | None:
-    """Returns the cheapest grasp from above, or None where there is none.
+    """Returns the cheapest grasp, or None where there is none.
 
     Args:
         target: surface samples of the object, world frame [K, 3], metres.
@@ -113,7 +124,16 @@ def plan_grasp(
         goal: where the object's origin is to go, [3]; the hand must be able to reach that too.
         base: position of the robot's base [3].
         avoid: grasps that failed before; what is like them costs more.
+        tilt: rotation [3, 3] by which the hand is to lean; by default it comes from above.
     """
+    if tilt is not None:
+        # The same world, turned about the object until the leaning hand points down.
+        target, others = (position + (points - position) @ tilt for points in (target, others))
+        goal, base = (position + (point - position) @ tilt for point in (goal, base))
+        avoid = [grasp for grasp in avoid if np.allclose(grasp.tilt, tilt)]
+        grasp = plan_grasp(target, others, position, tilt.T @ rotation, goal, base, avoid)
+        return grasp and replace(grasp, tilt=tilt)
+    avoid = [grasp for grasp in avoid if np.allclose(grasp.tilt, np.eye(3))]
     candidates = _candidates(target, position, rotation, goal, base)
     near = (np.abs(others - position)[:, :2] < 0.2).all(axis=1)
     nearby = others[near & (others[:, 2] > target[:, 2].min())]
@@ -177,9 +197,9 @@ def _alike(one: Grasp, other: Grasp) -> bool:
     return parallel and bool(np.linalg.norm(one.offset - other.offset) < 0.012)
 
 
-def hand_collides(points: np.ndarray, site: np.ndarray, yaw: float) -> bool:
-    """Tells whether samples [K, 3] touch an open hand with its grip site at `site` [3]."""
-    return _intrusion((points - site) @ hand_rotation(yaw), 0.004) > 0.0
+def hand_collides(points: np.ndarray, site: np.ndarray, rotation: np.ndarray) -> bool:
+    """Tells whether samples [K, 3] touch an open hand at `site` [3] with `rotation` [3, 3]."""
+    return _intrusion((points - site) @ rotation, 0.004) > 0.0
 
 
 def _slices(flat: np.ndarray, down: float) -> list[tuple[np.ndarray, float]]:
