@@ -7,14 +7,16 @@ import numpy as np
 from libra_vla.errors import LibraError
 from libra_vla.simulation.goals import Goal, task_goals
 from libra_vla.simulation.scene import Scene
+from libra_vla.simulation.skills.handles import OpenDrawer, TurnKnob
 from libra_vla.simulation.skills.pick_place import PickAndPlace
+from libra_vla.simulation.skills.pushing import CloseDrawer
 from libra_vla.simulation.skills.skill import Skill
 
 if TYPE_CHECKING:
     from libra_vla.simulation.libero import LiberoEnv
     from libra_vla.simulation.suites import Task
 
-ATTEMPTS = 3
+ATTEMPTS = 2
 """Skills started for one goal before the expert gives up; a skill tries more than once itself."""
 
 
@@ -87,4 +89,13 @@ class ScriptedExpert:
 
 
 def _skill(scene: Scene, goal: Goal) -> Skill:
-    return PickAndPlace(scene, goal)
+    """Returns the skill that brings a goal about."""
+    match goal.predicate:
+        case "open":
+            return OpenDrawer(scene, goal)
+        case "close":
+            return CloseDrawer(scene, goal)
+        case "turnon":
+            return TurnKnob(scene, goal)
+        case _:
+            return PickAndPlace(scene, goal)

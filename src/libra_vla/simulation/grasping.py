@@ -43,6 +43,8 @@ SHALLOW_COST = 2.0
 REACH_COST = 3.0
 SIDE_COST = 0.02
 COLLISION_COST = 8.0
+CROWDED_COST = 4.0
+"""Where the object goes; there it may be let go of higher up."""
 AVOID_COST = 0.05
 MARGIN = 0.006
 """Metres of room that the hand should keep from other things."""
@@ -59,6 +61,7 @@ class Grasp:
         width: of what is grasped, metres.
         depth: of the grip site below the object's top, metres.
         cost: what the planner minimised.
+        around_goal: surface samples [L, 3] that the hand should not touch at `goal` either.
         tilt: rotation [3, 3] by which the hand leans away from pointing straight down.
     """
 
@@ -113,6 +116,8 @@ def plan_grasp(
     goal: np.ndarray,
     base: np.ndarray,
     avoid: Sequence[Grasp] = (),
+    *,
+    around_goal: np.ndarray | None = None,
     tilt: np.ndarray | None = None,
 ) -> Grasp | None:
     """Returns the cheapest grasp, or None where there is none.
@@ -124,14 +129,19 @@ def plan_grasp(
         goal: where the object's origin is to go, [3]; the hand must be able to reach that too.
         base: position of the robot's base [3].
         avoid: grasps that failed before; what is like them costs more.
+        around_goal: surface samples [L, 3] that the hand should not touch at `goal` either.
         tilt: rotation [3, 3] by which the hand is to lean; by default it comes from above.
     """
     if tilt is not None:
         # The same world, turned about the object until the leaning hand points down.
         target, others = (position + (points - position) @ tilt for points in (target, others))
         goal, base = (position + (point - position) @ tilt for point in (goal, base))
+        if around_goal is not None:
+            around_goal = position + (around_goal - position) @ tilt
         avoid = [grasp for grasp in avoid if np.allclose(grasp.tilt, tilt)]
-        grasp = plan_grasp(target, others, position, tilt.T @ rotation, goal, base, avoid)
+        grasp = plan_grasp(
+            target, others, position, tilt.T @ rotation, goal, base, avoid, around_goal=around_goal
+        )
         return grasp and replace(grasp, tilt=tilt)
     avoid = [grasp for grasp in avoid if np.allclose(grasp.tilt, np.eye(3))]
     candidates = _candidates(target, position, rotation, goal, base)
@@ -146,6 +156,9 @@ def plan_grasp(
         if _intrusion((target - site) @ frame, 0.0) > 0.0:
             continue
         cost = grasp.cost + COLLISION_COST * _intrusion((nearby - site) @ frame, MARGIN)
+        if around_goal is not None:
+            there = (around_goal - (goal + site - position)) @ frame
+            cost += CROWDED_COST * _intrusion(there, MARGIN)
         cost += sum(AVOID_COST for other in avoid if _alike(grasp, other))
         if best is None or cost < best.cost:
             best = replace(grasp, cost=cost)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from libra_vla.simulation.goals import Goal
-from libra_vla.simulation.grasping import FINGER_TIP, Grasp, hand_collides, plan_grasp
+from libra_vla.simulation.goals import Goal, is_drawer
+from libra_vla.simulation.grasping import FINGER_TIP, Grasp, plan_grasp
 from libra_vla.simulation.scene import Scene
 from libra_vla.simulation.skills.motion import (
     GATE,
@@ -17,7 +17,7 @@ from libra_vla.simulation.skills.motion import (
     sideways,
     steer,
 )
-from libra_vla.simulation.skills.placing import Placement, plan_placement
+from libra_vla.simulation.skills.placing import clear_placement, plan_placement
 from libra_vla.simulation.skills.skill import STALL_STEPS, Skill
 
 YAW_ARM = 0.06
@@ -132,7 +132,10 @@ class PickAndPlace(Skill):
         position, rotation = scene.pose(target)
         mine, others = scene.points(only=target), scene.points(without=target)
         place = plan_placement(scene, self.goal, mine, position).position
-        grasp = plan_grasp(mine, others, position, rotation, place, scene.base, self._failed)
+        crowded = others if is_drawer(self._receptacle) else None
+        grasp = plan_grasp(
+            mine, others, position, rotation, place, scene.base, self._failed, around_goal=crowded
+        )
         if grasp is None:
             return self._enter(self._give_up)
         self._grasp = grasp
@@ -149,18 +152,12 @@ class PickAndPlace(Skill):
         placement = plan_placement(scene, self.goal, mine, position)
         upright = self._grasp.hand(self._grasp.yaw_of(frame[:, 0]))
         self._carry_frame = rotation_about(UP, placement.turn) @ upright
-        place = placement.position
-        site = place + self._carry_frame @ frame.T @ (hand - position)
-        near = others[(np.abs(others - site)[:, :2] < 0.2).all(axis=1)]
-        raised = np.zeros(3)
-        for _ in range(40):
-            if not hand_collides(near, site + raised, self._carry_frame):
-                break
-            raised[2] += 0.005
-        self._placement = Placement(place + raised, placement.turn)
+        grip = self._carry_frame @ frame.T @ (hand - position)
+        self._placement = clear_placement(placement, others, grip, self._carry_frame)
+        place = self._placement.position
         bottom = position[2] - float(mine[:, 2].min())
         top = highest(others, position, place, CORRIDOR)
-        self._carry = max(top + CLEARANCE + bottom, self._placement.position[2] + CLEARANCE)
+        self._carry = max(top + CLEARANCE + bottom, place[2] + CLEARANCE)
 
     def _grasp_pose(self, position: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, float]:
         """Grip site [3] and yaw of the planned grasp for the object's present pose."""
