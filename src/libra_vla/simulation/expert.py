@@ -59,6 +59,7 @@ class ScriptedExpert:
         """Reads the scene after `env.reset()` and plans the first motion."""
         self._scene = Scene(self.env.robosuite_env)
         self._tries = dict.fromkeys(self._goals, 0)
+        self._achieved: set[Goal] = set()
         self.done, self.succeeded = False, False
         self._next()
 
@@ -67,6 +68,8 @@ class ScriptedExpert:
         assert self._skill is not None, "reset() comes first"
         action = self._skill.act()
         if self._skill.finished:
+            if self._skill.achieved:
+                self._achieved.add(self._skill.goal)
             self._next()
         return action
 
@@ -74,18 +77,22 @@ class ScriptedExpert:
         """Starts on the first goal that does not hold yet."""
         goal = next((goal for goal, needed in self._needed() if needed), None)
         if goal is None or self._tries[goal] == ATTEMPTS:
-            self.done, self.succeeded = True, self._scene.succeeded()
+            self.done, self.succeeded = True, goal is None
             return
         self._tries[goal] += 1
         self._skill = _skill(self._scene, goal)
 
     def _needed(self) -> list[tuple[Goal, bool]]:
         """Which goals do not hold yet; one that only prepares another is idle once that holds."""
-        missing = [not self._scene.holds(goal) for goal in self._goals]
+        missing = [not self._reached(goal) for goal in self._goals]
         return [
             (goal, missing[i] and (not goal.prepares or missing[i + 1]))
             for i, goal in enumerate(self._goals)
         ]
+
+    def _reached(self, goal: Goal) -> bool:
+        scene = self._scene
+        return scene.holds(goal) or (goal in self._achieved and scene.rests(goal))
 
 
 def _skill(scene: Scene, goal: Goal) -> Skill:

@@ -11,6 +11,8 @@ from libra_vla.simulation.goals import Goal
 
 SPACING = 0.006
 """Metres between surface samples; the narrowest part of the hand is 19 mm wide."""
+FLOOR_GAP = 0.02
+"""Metres by which a region's box may end above the floor of a compartment."""
 SURFACE_RADIUS = 0.03
 """Metres around a receptacle's centre in which its highest point is its surface."""
 
@@ -57,6 +59,18 @@ class Scene:
         """LIBERO's own check of one goal."""
         return bool(self.env._eval_predicate(list(goal.names)))
 
+    def rests(self, goal: Goal) -> bool:
+        """Tells whether an object lies in the region that it was put into, down to its floor.
+
+        The box that LIBERO checks need not reach down to where an object comes to rest: a book
+        that stands in the caddy has its origin 3 mm below.
+        """
+        if goal.predicate != "in" or goal.receptacle not in self.env.object_sites_dict:
+            return False
+        centre, half = self.region(goal.receptacle)
+        off = self.pose(goal.target)[0] - centre
+        return bool((np.abs(off) < half + np.array([0.0, 0.0, FLOOR_GAP])).all())
+
     def succeeded(self) -> bool:
         """LIBERO's own check of the whole task."""
         return bool(self.env._check_success())
@@ -82,11 +96,14 @@ class Scene:
         """Centre [2] (m) and height (m) of the surface on which a receptacle carries objects."""
         if name in self.env.obj_body_id:
             owner, centre = name, self.pose(name)[0]
+            points = self.points(only=owner)
         else:
             owner, centre = self.owner(name), self.region(name)[0]
-        if owner is None:
-            return centre[:2].copy(), float(centre[2])
-        points = self.points(only=owner)
+            if owner is None:
+                return centre[:2].copy(), float(centre[2])
+            points = self.points(only=owner)
+            # Walls and other drawers rise above the region's middle; what carries is below.
+            points = points[points[:, 2] < centre[2] + SURFACE_RADIUS / 2]
         near = np.linalg.norm(points[:, :2] - centre[:2], axis=1) < SURFACE_RADIUS
         if not near.any():
             return centre[:2], float(centre[2])

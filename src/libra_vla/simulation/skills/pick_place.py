@@ -95,7 +95,10 @@ class PickAndPlace(Skill):
         turn = rotation_vector(self._carry_frame @ frame.T)
         error = sideways(way) + YAW_ARM * abs(turn[2])
         ceiling = self._carry - self._placement.position[2]
-        height = funnel(error, PLACE_TOLERANCE, CLEARANCE, ceiling)
+        # What goes into a tight compartment comes down only where it fits.
+        insertion = ceiling if self._placement.tight else CLEARANCE
+        room = PLACE_TOLERANCE / 2 if self._placement.tight else PLACE_TOLERANCE
+        height = funnel(error, room, insertion, ceiling)
         if error < 2 * PLACE_TOLERANCE:
             self.phase = "lower"
         else:
@@ -103,6 +106,7 @@ class PickAndPlace(Skill):
         arrived = error < PLACE_TOLERANCE and way[2] > -HEIGHT_TOLERANCE
         if self._stalled(hand) or arrived:
             self._release = hand
+            self._held_true = self.scene.holds(self.goal)
             return self._go(self._open, hand, frame)
         return action(steer(way, height), turn, gripper=1.0)
 
@@ -119,7 +123,9 @@ class PickAndPlace(Skill):
         risen = float((hand - self._release) @ up) > RETREAT
         still = self.scene.speed(self.goal.target) < SETTLED
         if (risen and still) or self._steps > 2 * STALL_STEPS:
-            if not self.scene.holds(self.goal):
+            holds = self.scene.holds(self.goal)
+            self.achieved = holds or (self._held_true and self.scene.rests(self.goal))
+            if not self.achieved:
                 return self._retry()
             self.finished = True
         return action(way, rotation_vector(self._carry_frame @ frame.T), gripper=-1.0)

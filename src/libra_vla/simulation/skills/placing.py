@@ -13,6 +13,8 @@ DROP = 0.006
 """Height above the surface at which an object is released, m."""
 FIT_MARGIN = 0.006
 """Room that an object should have in a compartment at each side, m."""
+TIGHT = 0.01
+"""Room (m) beyond the margin under which an object only just fits."""
 APART = 0.01
 """Metres between two objects that share a receptacle."""
 SHIFT, RAISE = 0.01, 0.005
@@ -29,11 +31,13 @@ class Placement:
     Attributes:
         position: of the object's origin, metres [3].
         turn: rad about the vertical by which to turn the object on the way.
+        tight: the object only just fits.
         slack: metres by which the place may be shifted along the world's axes [2].
     """
 
     position: np.ndarray
     turn: float = 0.0
+    tight: bool = False
     slack: np.ndarray = field(default_factory=lambda: np.zeros(2))
 
     def shifts(self) -> list[np.ndarray]:
@@ -67,7 +71,8 @@ def plan_placement(scene: Scene, goal: Goal, points: np.ndarray, position: np.nd
     turned = relative @ rotation_about(UP, turn).T
     middle = (turned[:, :2].max(axis=0) + turned[:, :2].min(axis=0)) / 2
     slack = np.maximum(half - FIT_MARGIN - np.ptp(turned[:, :2], axis=0) / 2, 0.0)
-    return Placement(np.array([*(centre - middle), height]), turn, slack)
+    tight = bool(slack.min() < TIGHT)
+    return Placement(np.array([*(centre - middle), height]), turn, tight, slack)
 
 
 def clear_placement(

@@ -26,13 +26,15 @@ class Skill:
         goal: what is to hold afterwards.
 
     Attributes:
-        finished: nothing is left to do; whether the goal holds is for the scene to say.
+        finished: nothing is left to do.
+        achieved: finished, and the goal counts as reached although the benchmark's check may have
+            become false again (see `Scene.rests`).
         phase: name of what is going on, such as reach, close or retreat.
     """
 
     def __init__(self, scene: Scene, goal: Goal) -> None:
         self.scene, self.goal = scene, goal
-        self.finished, self.phase = False, "reach"
+        self.finished, self.achieved, self.phase = False, False, "reach"
         self._opening = self._opening_before = scene.opening()
         self._stage: Stage = self._give_up
         self._steps = 0
