@@ -36,7 +36,7 @@ _scene: dict = {}
 
 def attempt(job: Job) -> tuple[bool, int]:
     """Whether the task was really finished (released, hand retreated), and in how many steps."""
-    from libra_vla.simulation.expert import PickAndPlaceExpert
+    from libra_vla.simulation.expert import ScriptedExpert
     from libra_vla.simulation.libero import LiberoEnv
 
     if job.task not in _scene:
@@ -46,7 +46,7 @@ def attempt(job: Job) -> tuple[bool, int]:
     env = _scene[job.task]
     rng = np.random.default_rng([job.task.index, job.reset])
     env.reset(seed=FIRST_SEED + job.reset, spread=job.spread)
-    expert = PickAndPlaceExpert(env, seed=job.reset)
+    expert = ScriptedExpert(env, seed=job.reset)
     expert.reset()
     steps = 0
     while not expert.done and steps < job.max_steps:

@@ -114,7 +114,7 @@ Run = Callable[[Attempt], Demonstration]
 
 def demonstrate(attempt: Attempt) -> Demonstration:
     """Lets the expert try once, in a worker process."""
-    from libra_vla.simulation.expert import PickAndPlaceExpert
+    from libra_vla.simulation.expert import ScriptedExpert
 
     config, env = attempt.config, _environment(attempt)
     rng = np.random.default_rng(
@@ -122,7 +122,7 @@ def demonstrate(attempt: Attempt) -> Demonstration:
     )
     env.reset(seed=int(rng.integers(2**31)), spread=config.spread)
     level = rng.uniform(0.0, config.noise)
-    expert = PickAndPlaceExpert(env, seed=int(rng.integers(2**31)))
+    expert = ScriptedExpert(env, seed=int(rng.integers(2**31)))
     expert.reset()
     frames: dict[str, list[np.ndarray]] = {camera: [] for camera in CAMERAS}
     states, actions = [], []
@@ -232,7 +232,7 @@ def _require_skills(tasks: Sequence[Task]) -> None:
         unable = [task for task in tasks if task not in able]
         remedy = f"add --tasks {','.join(str(t.index) for t in able)}" if able else "choose others"
         raise LibraError(
-            f"the expert only picks and places, so it cannot do "
+            f"the expert has no skill for "
             f"{', '.join(f'{t.index} ({t.instruction})' for t in unable)}: {remedy}"
         )
 

@@ -9,7 +9,7 @@ The hand frame: x along the finger axis, y across, z the approach; the origin is
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -43,6 +43,8 @@ SHALLOW_COST = 2.0
 REACH_COST = 3.0
 SIDE_COST = 0.02
 COLLISION_COST = 8.0
+CROWDED_COST = 4.0
+"""Where the object goes; there it may be let go of higher up."""
 AVOID_COST = 0.05
 MARGIN = 0.006
 """Metres of room that the hand should keep from other things."""
@@ -50,7 +52,7 @@ MARGIN = 0.006
 
 @dataclass(frozen=True)
 class Grasp:
-    """Where the hand must be to close on an object, pointing straight down.
+    """Where the hand must be to close on an object.
 
     Attributes:
         offset: grip site relative to the object's origin, in the object's frame, metres [3].
@@ -59,6 +61,8 @@ class Grasp:
         width: of what is grasped, metres.
         depth: of the grip site below the object's top, metres.
         cost: what the planner minimised.
+        around_goal: surface samples [L, 3] that the hand should not touch at `goal` either.
+        tilt: rotation [3, 3] by which the hand leans away from pointing straight down.
     """
 
     offset: np.ndarray
@@ -67,6 +71,15 @@ class Grasp:
     width: float
     depth: float
     cost: float
+    tilt: np.ndarray = field(default_factory=lambda: np.eye(3))
+
+    def hand(self, yaw: float) -> np.ndarray:
+        """Rotation [3, 3] of the hand that carries what was grasped, with its fingers at `yaw`."""
+        return self.tilt @ hand_rotation(yaw)
+
+    def yaw_of(self, axis: np.ndarray) -> float:
+        """Yaw of the hand whose fingers lie along `axis` [3], nearest to that of the grasp."""
+        return nearest_yaw(self.tilt.T @ axis, self.yaw)
 
 
 def hand_rotation(yaw: float) -> np.ndarray:
@@ -85,6 +98,16 @@ def finger_yaw(axis: np.ndarray) -> float:
     return np.pi / 2 if wrapped < -np.pi / 2 + 1e-6 else wrapped
 
 
+def nearest_yaw(axis: np.ndarray, to: float) -> float:
+    """The yaw (rad) of a hand whose fingers lie along `axis` [3], the one nearest to `to`.
+
+    A hand has two, half a turn apart. One that is chosen must not flip to the other while an
+    object moves a little: the wrist would hit its limit.
+    """
+    yaw = finger_yaw(axis)
+    return yaw - np.pi * round((yaw - to) / np.pi)
+
+
 def plan_grasp(
     target: np.ndarray,
     others: np.ndarray,
@@ -93,8 +116,11 @@ def plan_grasp(
     goal: np.ndarray,
     base: np.ndarray,
     avoid: Sequence[Grasp] = (),
+    *,
+    around_goal: np.ndarray | None = None,
+    tilt: np.ndarray | None = None,
 ) -> Grasp | None:
-    """Returns the cheapest grasp from above, or None where there is none.
+    """Returns the cheapest grasp, or None where there is none.
 
     Args:
         target: surface samples of the object, world frame [K, 3], metres.
@@ -103,7 +129,21 @@ def plan_grasp(
         goal: where the object's origin is to go, [3]; the hand must be able to reach that too.
         base: position of the robot's base [3].
         avoid: grasps that failed before; what is like them costs more.
+        around_goal: surface samples [L, 3] that the hand should not touch at `goal` either.
+        tilt: rotation [3, 3] by which the hand is to lean; by default it comes from above.
     """
+    if tilt is not None:
+        # The same world, turned about the object until the leaning hand points down.
+        target, others = (position + (points - position) @ tilt for points in (target, others))
+        goal, base = (position + (point - position) @ tilt for point in (goal, base))
+        if around_goal is not None:
+            around_goal = position + (around_goal - position) @ tilt
+        avoid = [grasp for grasp in avoid if np.allclose(grasp.tilt, tilt)]
+        grasp = plan_grasp(
+            target, others, position, tilt.T @ rotation, goal, base, avoid, around_goal=around_goal
+        )
+        return grasp and replace(grasp, tilt=tilt)
+    avoid = [grasp for grasp in avoid if np.allclose(grasp.tilt, np.eye(3))]
     candidates = _candidates(target, position, rotation, goal, base)
     near = (np.abs(others - position)[:, :2] < 0.2).all(axis=1)
     nearby = others[near & (others[:, 2] > target[:, 2].min())]
@@ -116,6 +156,9 @@ def plan_grasp(
         if _intrusion((target - site) @ frame, 0.0) > 0.0:
             continue
         cost = grasp.cost + COLLISION_COST * _intrusion((nearby - site) @ frame, MARGIN)
+        if around_goal is not None:
+            there = (around_goal - (goal + site - position)) @ frame
+            cost += CROWDED_COST * _intrusion(there, MARGIN)
         cost += sum(AVOID_COST for other in avoid if _alike(grasp, other))
         if best is None or cost < best.cost:
             best = replace(grasp, cost=cost)
@@ -167,9 +210,9 @@ def _alike(one: Grasp, other: Grasp) -> bool:
     return parallel and bool(np.linalg.norm(one.offset - other.offset) < 0.012)
 
 
-def hand_collides(points: np.ndarray, site: np.ndarray, yaw: float) -> bool:
-    """Tells whether samples [K, 3] touch an open hand with its grip site at `site` [3]."""
-    return _intrusion((points - site) @ hand_rotation(yaw), 0.004) > 0.0
+def hand_collides(points: np.ndarray, site: np.ndarray, rotation: np.ndarray) -> bool:
+    """Tells whether samples [K, 3] touch an open hand at `site` [3] with `rotation` [3, 3]."""
+    return _intrusion((points - site) @ rotation, 0.004) > 0.0
 
 
 def _slices(flat: np.ndarray, down: float) -> list[tuple[np.ndarray, float]]:

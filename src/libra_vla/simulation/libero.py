@@ -38,6 +38,8 @@ STATE_NAMES = (
 )  # fmt: skip
 SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 PLACEMENT_ATTEMPTS = 100
+FLUNG = 0.05
+"""Metres sideways while settling from which a sampled scene is thrown away, and another taken."""
 
 Meshes = Literal["stock", "decimated"]
 
@@ -137,16 +139,34 @@ class LiberoEnv:
         """
         if spread and init_state is not None:
             raise LibraError("an official initial state cannot be spread: leave out one of them")
-        env = self.robosuite_env
-        self._renew()
-        with _seeded(seed), _widened(env, spread):
-            self._sample_scene()
-        self._posed = np.array(env.sim.data.qpos)
-        if init_state is not None:
-            self._set_state(np.asarray(init_state))
+        with _seeded(seed):
+            for _ in range(PLACEMENT_ATTEMPTS):
+                self._renew()
+                with _widened(self.robosuite_env, spread):
+                    self._sample_scene()
+                self._posed = np.array(self.robosuite_env.sim.data.qpos)
+                if init_state is not None:
+                    self._set_state(np.asarray(init_state))
+                if self._settle() < FLUNG or init_state is not None:
+                    return
+        raise LibraError(f"{self.task.name}: every scene flew apart; lower the spread")
+
+    def _settle(self) -> float:
+        """Lets the scene settle; returns how far an object strayed sideways at most, metres.
+
+        LIBERO places objects by circles that may be smaller than they are, so that now and then
+        two of them overlap and the simulation flings them off.
+        """
+        before = self._placed()
         for _ in range(SETTLE_STEPS):
             self.step(SETTLE_ACTION)
         self.steps_taken = 0
+        return float(np.linalg.norm(self._placed() - before, axis=1).max(initial=0.0))
+
+    def _placed(self) -> np.ndarray:
+        """Where the movable objects are on the table, metres [objects, 2]."""
+        env = self.robosuite_env
+        return np.array([env.sim.data.xpos[env.obj_body_id[name]][:2] for name in env.objects_dict])
 
     def _renew(self) -> None:
         """Brings back what a full reset of robosuite and LIBERO rebuilds, and a quick one forgets.

@@ -1,67 +1,20 @@
-"""Privileged view of a LIBERO scene: goals, poses and collision surfaces.
+"""Privileged view of a LIBERO scene: poses, joints and collision surfaces.
 
 Only scripted experts look here; policies see images and proprioception.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from libra_vla.errors import LibraError
+from libra_vla.simulation.goals import Goal
 
-if TYPE_CHECKING:
-    from libra_vla.simulation.suites import Task
-
-TABLES = {f"{room}_table" for room in ("main", "kitchen", "living_room", "study", "coffee")} | {
-    "floor"
-}
 SPACING = 0.006
 """Metres between surface samples; the narrowest part of the hand is 19 mm wide."""
+FLOOR_GAP = 0.02
+"""Metres by which a region's box may end above the floor of a compartment."""
 SURFACE_RADIUS = 0.03
 """Metres around a receptacle's centre in which its highest point is its surface."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One `(predicate target receptacle)` of a task: put `target` on or in `receptacle`."""
-
-    predicate: str
-    target: str
-    receptacle: str
-
-
-def placement_goals(task: "Task") -> list[Goal]:
-    """Returns the goals of a task that only asks to place objects.
-
-    Raises:
-        LibraError: the goal asks for something else (a drawer, a knob, a push), or needs a drawer
-            or a door to be opened first.
-    """
-    from libero.libero.envs.bddl_utils import robosuite_parse_problem
-
-    problem = robosuite_parse_problem(task.bddl_file)
-    objects = {name for names in problem["objects"].values() for name in names}
-    regions = {
-        name: region["target"]
-        for name, region in problem["regions"].items()
-        if region["target"] not in TABLES
-    }
-    goals = []
-    for predicate, *names in problem["goal_state"]:
-        predicate = predicate.lower()
-        if len(names) == 2 and names[0] in objects:
-            receptacle = names[1]
-            onto = receptacle in objects or receptacle in regions
-            into = regions.get(receptacle) in objects  # a basket; a drawer may be shut
-            if (predicate == "on" and onto) or (predicate == "in" and into):
-                goals.append(Goal(predicate, names[0], receptacle))
-                continue
-        raise LibraError(
-            f"{task.suite} {task.index} ('{task.instruction}') is no pick-and-place task: the "
-            f"expert has no skill for the goal ({' '.join([predicate, *names])})"
-        )
-    return goals
 
 
 class Scene:
@@ -104,7 +57,19 @@ class Scene:
 
     def holds(self, goal: Goal) -> bool:
         """LIBERO's own check of one goal."""
-        return bool(self.env._eval_predicate([goal.predicate, goal.target, goal.receptacle]))
+        return bool(self.env._eval_predicate(list(goal.names)))
+
+    def rests(self, goal: Goal) -> bool:
+        """Tells whether an object lies in the region that it was put into, down to its floor.
+
+        The box that LIBERO checks need not reach down to where an object comes to rest: a book
+        that stands in the caddy has its origin 3 mm below.
+        """
+        if goal.predicate != "in" or goal.receptacle not in self.env.object_sites_dict:
+            return False
+        centre, half = self.region(goal.receptacle)
+        off = self.pose(goal.target)[0] - centre
+        return bool((np.abs(off) < half + np.array([0.0, 0.0, FLOOR_GAP])).all())
 
     def succeeded(self) -> bool:
         """LIBERO's own check of the whole task."""
@@ -131,14 +96,39 @@ class Scene:
         """Centre [2] (m) and height (m) of the surface on which a receptacle carries objects."""
         if name in self.env.obj_body_id:
             owner, centre = name, self.pose(name)[0]
+            points = self.points(only=owner)
         else:
-            state = self.env.object_states_dict[name]
-            owner, centre = state.parent_name, np.array(self.data.site(name).xpos)
-        points = self.points(only=owner)
+            owner, centre = self.owner(name), self.region(name)[0]
+            if owner is None:
+                return centre[:2].copy(), float(centre[2])
+            points = self.points(only=owner)
+            # Walls and other drawers rise above the region's middle; what carries is below.
+            points = points[points[:, 2] < centre[2] + SURFACE_RADIUS / 2]
         near = np.linalg.norm(points[:, :2] - centre[:2], axis=1) < SURFACE_RADIUS
         if not near.any():
             return centre[:2], float(centre[2])
         return centre[:2], float(points[near, 2].max())
+
+    def region(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Centre [3] and half sizes along the world's axes [3] of a region, metres."""
+        site = self.data.site(name)
+        half = np.abs(site.xmat.reshape(3, 3)) @ self.model.site(name).size
+        return np.array(site.xpos), half
+
+    def owner(self, region: str) -> str | None:
+        """The object or fixture that a region belongs to; None for a region of the table."""
+        parent = self.env.object_states_dict[region].parent_name
+        return parent if parent in self.env.obj_body_id else None
+
+    def joint(self, name: str) -> "Joint":
+        """The joint of a fixture (a stove's knob, a microwave's door) or of a cabinet's drawer."""
+        holder = self.env.object_sites_dict.get(name) or self.env.get_object(name)
+        return Joint(self, self.model.joint(holder.joints[0]).id)
+
+    def body_points(self, body: int) -> np.ndarray:
+        """World positions [K, 3] of samples on the collision surfaces of one body."""
+        local = self._surfaces[int(self.model.body_rootid[body])][body]
+        return local @ self.data.xmat[body].reshape(3, 3).T + self.data.xpos[body]
 
     def _root(self, name: str) -> int:
         return int(self.model.body_rootid[self.env.obj_body_id[name]])
@@ -166,6 +156,34 @@ class Scene:
             root: {body: _thin(np.concatenate(parts)) for body, parts in bodies.items()}
             for root, bodies in surfaces.items()
         }
+
+
+class Joint:
+    """A hinge or slide of a fixture.
+
+    Attributes:
+        body: what it moves.
+    """
+
+    def __init__(self, scene: Scene, index: int) -> None:
+        self._data, self._index = scene.data, index
+        self._address = int(scene.model.jnt_qposadr[index])
+        self.body = int(scene.model.jnt_bodyid[index])
+
+    @property
+    def value(self) -> float:
+        """Angle (rad) or way (m)."""
+        return float(self._data.qpos[self._address])
+
+    @property
+    def axis(self) -> np.ndarray:
+        """Unit vector [3] about or along which it moves."""
+        return np.array(self._data.xaxis[self._index])
+
+    @property
+    def anchor(self) -> np.ndarray:
+        """A point [3] on a hinge's axis, metres."""
+        return np.array(self._data.xanchor[self._index])
 
 
 def _box_surface(half: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Skills of the scripted expert, a file for each family."""

@@ -1,0 +1,97 @@
+"""Motion laws of the scripted skills: pure functions of where the hand is and should be.
+
+They are laws of the position error rather than of time: above an error the hand keeps its distance,
+and the distance shrinks with the error like a funnel, so that reaching and descending, or carrying
+and lowering, blend into one motion that a policy can read off the image.
+"""
+
+import numpy as np
+
+METRES_PER_UNIT, RADIANS_PER_UNIT = 0.05, 0.5
+"""Scale of OSC_POSE's action; a unit command moves the hand by about 12 mm per step."""
+MOVE_GAIN, TURN_GAIN, TURN_LIMIT = 1.4, 1.2, 0.6
+GATE = 0.03
+"""Metres below the wanted height within which sideways motion fades out."""
+UP = np.array([0.0, 0.0, 1.0])
+STAY = np.zeros(3)
+
+
+def action(way: np.ndarray, turn: np.ndarray, *, gripper: float, speed: float = 1.0) -> np.ndarray:
+    """Turns an offset [3] (m) and a rotation vector [3] (rad) into an action [7] in [-1, 1].
+
+    Args:
+        speed: largest norm of the translation.
+    """
+    move = _limited(MOVE_GAIN * way / METRES_PER_UNIT, speed)
+    rotate = _limited(TURN_GAIN * turn / RADIANS_PER_UNIT, TURN_LIMIT)
+    return np.array([*move, *rotate, gripper])
+
+
+def funnel(error: float, room: float, insertion: float, ceiling: float) -> float:
+    """Height (m) to keep above a goal while `error` (m) is left.
+
+    It is zero up to half the `room`, `insertion` where the room is used up, and never more than
+    `ceiling`; all in metres.
+    """
+    slope = insertion / (0.5 * room)
+    return float(np.clip(slope * (error - 0.5 * room), 0.0, ceiling))
+
+
+def steer(way: np.ndarray, height: float, up: np.ndarray = UP) -> np.ndarray:
+    """Turns the way to a goal [3] into the step to take while `height` must be kept above it.
+
+    What is too low rises before it moves sideways.
+
+    Args:
+        up: unit vector [3] along which height is measured: against the direction of approach.
+    """
+    vertical = float(way @ up) + height
+    gate = np.clip(1.0 - (vertical - GATE / 2) / GATE, 0.0, 1.0)
+    return gate * (way - (way @ up) * up) + vertical * up
+
+
+def sideways(way: np.ndarray, up: np.ndarray = UP) -> float:
+    """Length (m) of an offset [3] across `up`."""
+    return float(np.linalg.norm(way - (way @ up) * up))
+
+
+def rotation_vector(rotation: np.ndarray) -> np.ndarray:
+    """Axis times angle [3] (rad) of a rotation [3, 3] that turns by less than pi."""
+    twice = np.array(
+        [
+            rotation[2, 1] - rotation[1, 2],
+            rotation[0, 2] - rotation[2, 0],
+            rotation[1, 0] - rotation[0, 1],
+        ]
+    )
+    sine = float(np.linalg.norm(twice)) / 2
+    angle = float(np.arctan2(sine, (np.trace(rotation) - 1) / 2))
+    return twice / 2 * (angle / sine if sine > 1e-9 else 1.0)
+
+
+def rotation_about(axis: np.ndarray, angle: float) -> np.ndarray:
+    """Rotation [3, 3] by `angle` (rad) about a unit vector [3]."""
+    x, y, z = axis
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross
+
+
+def lean(towards: np.ndarray, angle: float) -> np.ndarray:
+    """Rotation [3, 3] that tips the vertical by `angle` (rad) towards a level unit vector [3]."""
+    return rotation_about(np.cross(UP, towards), angle)
+
+
+def highest(points: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float) -> float:
+    """Height (m) of the highest sample [K, 3] near the straight way from `start` to `end`."""
+    along = (end - start)[:2]
+    length = float(np.linalg.norm(along))
+    unit = along / max(length, 1e-9)
+    relative = points[:, :2] - start[:2]
+    forward = relative @ unit
+    aside = np.abs(relative @ np.array([-unit[1], unit[0]]))
+    near = (aside < radius) & (forward > -0.02) & (forward < length + radius)
+    return float(points[near, 2].max()) if near.any() else float(min(start[2], end[2]))
+
+
+def _limited(vector: np.ndarray, limit: float) -> np.ndarray:
+    return vector * min(1.0, limit / max(float(np.linalg.norm(vector)), 1e-9))

@@ -1,0 +1,180 @@
+"""Picking an object up and placing it on or in something, by any grasp the planner finds."""
+
+import numpy as np
+
+from libra_vla.simulation.goals import Goal, is_drawer
+from libra_vla.simulation.grasping import FINGER_TIP, Grasp, plan_grasp
+from libra_vla.simulation.scene import Scene
+from libra_vla.simulation.skills.motion import (
+    GATE,
+    STAY,
+    UP,
+    action,
+    funnel,
+    highest,
+    rotation_about,
+    rotation_vector,
+    sideways,
+    steer,
+)
+from libra_vla.simulation.skills.placing import clear_placement, plan_placement
+from libra_vla.simulation.skills.skill import STALL_STEPS, Skill
+
+YAW_ARM = 0.06
+"""Metres at which an error in yaw counts as one in position: a finger's distance from the axis."""
+CLEARANCE = 0.03
+"""Metres kept above what lies in the way."""
+HOVER = 0.08
+"""Least height above a grasp at which the hand arrives, m."""
+CORRIDOR = 0.09
+"""Half width of the corridor that must be clear, m: an object's radius and the open hand's."""
+GRASP_TOLERANCE, PLACE_TOLERANCE = 0.008, 0.010
+HEIGHT_TOLERANCE = 0.005
+SLIP = 0.04
+"""Metres by which a held object may move in the hand before it counts as lost."""
+STALLED_TOLERANCE = 0.02
+CLOSE_STEPS = 7
+FINGERS_STOPPED = 0.0005
+"""Metres per step below which the fingers count as at rest."""
+OPENED = 0.07
+RETREAT = 0.10
+SETTLED = 0.02
+"""Speed below which a released object counts as at rest, m/s."""
+ATTEMPTS = 4
+
+
+class PickAndPlace(Skill):
+    """Reaches, descends, closes, lifts, carries, lowers, opens and retreats."""
+
+    def __init__(self, scene: Scene, goal: Goal) -> None:
+        super().__init__(scene, goal)
+        assert goal.receptacle is not None
+        self._receptacle = goal.receptacle
+        self._failed: list[Grasp] = []
+        self._begin()
+
+    # Stages
+
+    def _approach(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        grasp = self._grasp
+        site, yaw = self._grasp_pose(*self.scene.pose(self.goal.target))
+        turn = rotation_vector(grasp.hand(yaw) @ frame.T)
+        up = grasp.tilt @ UP
+        error = sideways(site - hand, up) + YAW_ARM * abs(float(turn @ up))
+        # The wider the object, the less may be missing before the fingers pass its top.
+        room = float(np.clip(0.036 - grasp.width / 2, 0.006, 0.015))
+        insertion = grasp.depth + FINGER_TIP + 0.01
+        height = funnel(error, room, insertion, max(self._transit - site[2], HOVER))
+        self.phase = "reach" if height > insertion else "descend"
+        missing = abs(float((site - hand) @ up))
+        stalled = self._stalled(hand)
+        if stalled and error + missing > STALLED_TOLERANCE:
+            return self._retry()
+        if stalled or (error < max(GRASP_TOLERANCE, room / 2) and missing < HEIGHT_TOLERANCE):
+            return self._go(self._close, hand, frame)
+        return action(steer(site - hand, height, up), turn, gripper=-1.0)
+
+    def _close(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        self.phase = "close"
+        position, rotation = self.scene.pose(self.goal.target)
+        site, _ = self._grasp_pose(position, rotation)
+        at_rest = abs(self._opening - self._opening_before) < FINGERS_STOPPED
+        if self._steps > CLOSE_STEPS and at_rest:
+            self._held = frame.T @ (position - hand)
+            self._plan_transport(position)
+            return self._go(self._transport, hand, frame)
+        if np.linalg.norm(site - hand) > 2 * STALLED_TOLERANCE:
+            return self._retry()
+        return action(site - hand, STAY, gripper=1.0)
+
+    def _transport(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        position, _ = self.scene.pose(self.goal.target)
+        if np.linalg.norm(frame.T @ (position - hand) - self._held) > SLIP:
+            return self._retry()
+        way = self._placement.position - position
+        turn = rotation_vector(self._carry_frame @ frame.T)
+        error = sideways(way) + YAW_ARM * abs(turn[2])
+        ceiling = self._carry - self._placement.position[2]
+        # What goes into a tight compartment comes down only where it fits.
+        insertion = ceiling if self._placement.tight else CLEARANCE
+        room = PLACE_TOLERANCE / 2 if self._placement.tight else PLACE_TOLERANCE
+        height = funnel(error, room, insertion, ceiling)
+        if error < 2 * PLACE_TOLERANCE:
+            self.phase = "lower"
+        else:
+            self.phase = "lift" if way[2] + height > GATE / 2 else "carry"
+        arrived = error < PLACE_TOLERANCE and way[2] > -HEIGHT_TOLERANCE
+        if self._stalled(hand) or arrived:
+            self._release = hand
+            self._held_true = self.scene.holds(self.goal)
+            return self._go(self._open, hand, frame)
+        return action(steer(way, height), turn, gripper=1.0)
+
+    def _open(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        self.phase = "open"
+        if self._opening > OPENED or self._steps > STALL_STEPS:
+            return self._go(self._retreat, hand, frame)
+        return action(STAY, STAY, gripper=-1.0)
+
+    def _retreat(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        self.phase = "retreat"
+        up = self._grasp.tilt @ UP
+        way = self._release + (RETREAT + 0.02) * up - hand
+        risen = float((hand - self._release) @ up) > RETREAT
+        still = self.scene.speed(self.goal.target) < SETTLED
+        if (risen and still) or self._steps > 2 * STALL_STEPS:
+            holds = self.scene.holds(self.goal)
+            self.achieved = holds or (self._held_true and self.scene.rests(self.goal))
+            if not self.achieved:
+                return self._retry()
+            self.finished = True
+        return action(way, rotation_vector(self._carry_frame @ frame.T), gripper=-1.0)
+
+    # Planning
+
+    def _begin(self) -> None:
+        """Plans a grasp, and how high the hand has to be on the way to it."""
+        scene, target = self.scene, self.goal.target
+        position, rotation = scene.pose(target)
+        mine, others = scene.points(only=target), scene.points(without=target)
+        place = plan_placement(scene, self.goal, mine, position).position
+        crowded = others if is_drawer(self._receptacle) else None
+        grasp = plan_grasp(
+            mine, others, position, rotation, place, scene.base, self._failed, around_goal=crowded
+        )
+        if grasp is None:
+            return self._enter(self._give_up)
+        self._grasp = grasp
+        hand, _ = scene.hand()
+        site = position + rotation @ grasp.offset
+        self._transit = highest(scene.points(), hand, site, CORRIDOR) + CLEARANCE + FINGER_TIP
+        return self._enter(self._approach)
+
+    def _plan_transport(self, position: np.ndarray) -> None:
+        """Plans how high to carry the object and where to let go of it."""
+        scene, target = self.scene, self.goal.target
+        hand, frame = scene.hand()
+        mine, others = scene.points(only=target), scene.points(without=target)
+        placement = plan_placement(scene, self.goal, mine, position)
+        upright = self._grasp.hand(self._grasp.yaw_of(frame[:, 0]))
+        self._carry_frame = rotation_about(UP, placement.turn) @ upright
+        grip = self._carry_frame @ frame.T @ (hand - position)
+        self._placement = clear_placement(placement, others, grip, self._carry_frame)
+        place = self._placement.position
+        bottom = position[2] - float(mine[:, 2].min())
+        top = highest(others, position, place, CORRIDOR)
+        self._carry = max(top + CLEARANCE + bottom, place[2] + CLEARANCE)
+
+    def _grasp_pose(self, position: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, float]:
+        """Grip site [3] and yaw of the planned grasp for the object's present pose."""
+        grasp = self._grasp
+        return position + rotation @ grasp.offset, grasp.yaw_of(rotation @ grasp.axis)
+
+    def _retry(self) -> np.ndarray:
+        """Plans anew after a failure, or gives up."""
+        self._failed.append(self._grasp)
+        if len(self._failed) < ATTEMPTS:
+            self._begin()
+        else:
+            self.finished = True
+        return action(STAY, STAY, gripper=-1.0)

@@ -1,0 +1,118 @@
+"""Where and how turned an object is to stand in its receptacle."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from libra_vla.simulation.goals import Goal
+from libra_vla.simulation.grasping import hand_collides
+from libra_vla.simulation.scene import Scene
+from libra_vla.simulation.skills.motion import UP, rotation_about
+
+DROP = 0.006
+"""Height above the surface at which an object is released, m."""
+FIT_MARGIN = 0.006
+"""Room that an object should have in a compartment at each side, m."""
+TIGHT = 0.01
+"""Room (m) beyond the margin under which an object only just fits."""
+APART = 0.01
+"""Metres between two objects that share a receptacle."""
+SHIFT, RAISE = 0.01, 0.005
+HIGHEST_DROP = 0.2
+NEARBY = 0.25
+"""Metres around the hand in which it may touch something."""
+TURN_STEP = np.pi / 36
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an object is let go of.
+
+    Attributes:
+        position: of the object's origin, metres [3].
+        turn: rad about the vertical by which to turn the object on the way.
+        tight: the object only just fits.
+        slack: metres by which the place may be shifted along the world's axes [2].
+    """
+
+    position: np.ndarray
+    turn: float = 0.0
+    tight: bool = False
+    slack: np.ndarray = field(default_factory=lambda: np.zeros(2))
+
+    def shifts(self) -> list[np.ndarray]:
+        """Offsets [3] (m) within the slack, the shortest first."""
+        axes = [np.arange(-int(s / SHIFT), int(s / SHIFT) + 1) * SHIFT for s in self.slack]
+        grid = np.stack(np.meshgrid(*axes, [0.0], indexing="ij"), axis=-1).reshape(-1, 3)
+        return sorted(grid, key=lambda shift: float(np.linalg.norm(shift)))
+
+
+def plan_placement(scene: Scene, goal: Goal, points: np.ndarray, position: np.ndarray) -> Placement:
+    """Returns where to let go of the object of a goal.
+
+    Args:
+        points: surface samples of the object as it is now [K, 3].
+        position: of the object's origin [3].
+    """
+    assert goal.receptacle is not None
+    relative = points - position
+    centre, surface = scene.receptacle(goal.receptacle)
+    height = surface - float(relative[:, 2].min()) + DROP
+    if goal.receptacle in scene.env.obj_body_id:
+        return Placement(np.array([*centre, height]))
+    half = scene.region(goal.receptacle)[1][:2]
+    if goal.turns > 1:
+        width = float(np.ptp(relative[:, 0])) + APART
+        aside = ((goal.turns - 1) / 2 - goal.turn) * width
+        centre[0] += np.clip(aside, -half[0] + APART, half[0] - APART)
+    if goal.predicate == "on":
+        return Placement(np.array([*centre, height]))
+    turn = fitting_turn(relative, half - FIT_MARGIN)
+    turned = relative @ rotation_about(UP, turn).T
+    middle = (turned[:, :2].max(axis=0) + turned[:, :2].min(axis=0)) / 2
+    slack = np.maximum(half - FIT_MARGIN - np.ptp(turned[:, :2], axis=0) / 2, 0.0)
+    tight = bool(slack.min() < TIGHT)
+    return Placement(np.array([*(centre - middle), height]), turn, tight, slack)
+
+
+def clear_placement(
+    placement: Placement, points: np.ndarray, grip: np.ndarray, rotation: np.ndarray
+) -> Placement:
+    """Shifts or raises a placement until the hand that holds the object touches nothing.
+
+    Args:
+        points: surface samples of everything but the object [K, 3].
+        grip: from the object's origin to the grip site when it is let go of, [3], metres.
+        rotation: of the hand then [3, 3].
+    """
+    site = placement.position + grip
+    near = points[(np.abs(points - site)[:, :2] < NEARBY).all(axis=1)]
+    best, least = np.zeros(3), np.inf
+    for shift in placement.shifts():
+        for height in np.arange(0.0, HIGHEST_DROP, RAISE):
+            moved = shift + height * UP
+            cost = float(height + np.linalg.norm(shift))
+            if cost >= least:
+                break
+            if not hand_collides(near, site + moved, rotation):
+                best, least = moved, cost
+                break
+    return replace(placement, position=placement.position + best)
+
+
+def fitting_turn(relative: np.ndarray, half: np.ndarray) -> float:
+    """The turn (rad) about the vertical after which samples [K, 3] fit a compartment.
+
+    Args:
+        half: half sizes of the compartment along the world's axes [2], metres.
+
+    Returns:
+        Zero if it fits as it is; otherwise the turn in [-pi/2, pi/2] that leaves most room.
+    """
+    steps = round(np.pi / 2 / TURN_STEP)
+    turns = sorted((TURN_STEP * np.arange(-steps, steps + 1)).tolist(), key=abs)
+    filled = []
+    for turn in turns:
+        turned = relative @ rotation_about(UP, turn).T
+        filled.append(float((np.ptp(turned[:, :2], axis=0) / 2 / half).max()))
+    return 0.0 if filled[0] < 1.0 else turns[int(np.argmin(filled))]
