@@ -110,9 +110,9 @@ def libra_decimated(turn: Turn) -> Outcome:
 def _actor(turn: Turn, env: Any) -> tuple[Callable[..., np.ndarray], Callable[[bool], bool]]:
     """Returns what acts, and what tells (from the last success) that the episode is over."""
     if turn.policy is None:
-        from libra_vla.simulation.expert import PickAndPlaceExpert
+        from libra_vla.simulation.expert import ScriptedExpert
 
-        expert = PickAndPlaceExpert(env)
+        expert = ScriptedExpert(env)
         expert.reset()
         return lambda _: expert.act(), lambda _: expert.done
     from libra_vla.execution.executor import Executor

@@ -41,7 +41,9 @@ ALONG_COST, ACROSS_COST = 0.3, 2.0
 YAW_COST = 0.06
 SHALLOW_COST = 2.0
 REACH_COST = 3.0
-SIDE_COST = 0.02
+SIDE_COST = 0.04
+"""One side of an object is preferred to the other (from the robot: its left), lest a policy has to
+learn two ways."""
 COLLISION_COST = 8.0
 CROWDED_COST = 4.0
 """Where the object goes; there it may be let go of higher up."""
@@ -193,7 +195,7 @@ def _candidates(
                     + SHALLOW_COST * (height - heights[0])
                     + REACH_COST * _excess_reach(position + offset, base)
                     + REACH_COST * _excess_reach(goal + offset, base)
-                    + SIDE_COST * float(offset[1] > 0.01)
+                    + SIDE_COST * float(offset[1] < -0.01)
                 )
                 yield Grasp(
                     offset=rotation.T @ offset,
