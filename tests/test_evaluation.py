@@ -131,7 +131,6 @@ def test_a_policy_for_another_robot_stops_the_evaluation_and_leaves_nothing(tmp_
         ({"tasks": "zero"}, "tasks are 'zero'"),
         ({"states": "offical"}, "did you mean 'official'"),
         ({"spread": 1.0}, "spread only applies to sampled"),
-        ({"mode": "concurrent"}, "not available yet"),
         ({"horizon_factor": 3}, "plans for M = 2"),
         ({"instruction_from": {0: 7}}, "cannot give task 0 the instruction of task 7"),
         ({"instruction_from": {1: 0}}, "a task that is evaluated"),

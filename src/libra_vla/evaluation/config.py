@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from libra_vla.errors import LibraError, unknown
-from libra_vla.execution.executor import Mode
+from libra_vla.execution.config import Mode
 
 States = Literal["official", "sampled"]
 OFFICIAL_TRIALS, OFFICIAL_IMAGE_SIZE = 50, 256
