@@ -202,7 +202,11 @@ class Executor:
     def _left_over(self) -> np.ndarray:
         """Actions [k, D] of the last chunk for this control step and those after it."""
         last = self.trace[-1] if self.trace else None
-        if last is None or last.step + last.executed != self._step:
+        if (
+            last is None
+            or last.step + last.executed != self._step
+            or not np.isfinite(last.actions).all()
+        ):
             return np.zeros((0, self.policy.action_space.size), np.float32)
         return last.actions[last.executed :]
 
