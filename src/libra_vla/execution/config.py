@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from libra_vla.errors import LibraError, unknown
-from libra_vla.execution.protocol import Policy
+from libra_vla.execution.protocol import Policy, require_inpainting
 from libra_vla.execution.safety import SafetyConfig
 
 Mode = Literal["synchronous", "sequential", "concurrent"]
@@ -88,6 +88,8 @@ class ExecutionConfig:
                 f"max_age is {self.max_age}: a chunk's last action is {execute - 1} control steps "
                 "old at least; allow that, or lower execute"
             )
+        if self.inpaint:
+            require_inpainting(policy)
         if self.mode != "concurrent":
             return replace(self, horizon_factor=factor, execute=execute)
         return replace(
