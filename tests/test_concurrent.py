@@ -238,7 +238,9 @@ def test_every_intent_is_carried_out_at_most_once_in_order_and_in_time(
                 newest, kept = intent, 0
             else:
                 kept += 1
-                assert intent == newest and kept <= hold, "the last intent, for a while"
+                assert intent[1] == chunk * factor - 1 and intent >= newest
+                assert kept <= hold, "the last intent, for a while"
+                newest = intent
             age = record.step + row - record.plan_step
             limited = max_age is not None and mode == "concurrent"
             assert age >= 0 and (not limited or age <= max_age + refine_delay)
