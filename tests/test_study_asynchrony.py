@@ -45,7 +45,7 @@ def test_every_cell_is_evaluated_and_compared_with_the_reference(tmp_path):
     }  # fmt: skip
     assert all((c["waited_steps"] > 0) == (c["mode"] != "concurrent") for c in late)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "What a late planner costs" in page and page.count("<svg") == 5
+    assert "What a late planner costs" in page and page.count("<svg") == 5 + 3 and "refiner" in page
 
 
 def test_the_same_command_goes_on_and_may_ask_for_more(tmp_path):

@@ -142,6 +142,8 @@ def run_trial(job: Job) -> Trial:
             job.trial,
             job.record,
             frame_rate=_rate(executor) / _execute(executor),
+            plans=[(p.step, p.arrived, p.kept) for p in executor.plans],
+            halts=[(h.step, h.steps, h.starved) for h in executor.halts],
         )
     if episode.error is not None:
         _forget_scene()  # whatever broke may have left the simulator in no state to go on
@@ -247,7 +249,16 @@ def _forget_scene() -> None:
         _scene.popitem()[1].close()
 
 
-def _save(episode: Episode, task: Task, trial: int, folder: Path, *, frame_rate: float) -> None:
+def _save(
+    episode: Episode,
+    task: Task,
+    trial: int,
+    folder: Path,
+    *,
+    frame_rate: float,
+    plans: list[tuple[int, int, int]],
+    halts: list[tuple[int, int, bool]],
+) -> None:
     """Writes the video (frames as the policy saw them, in real time) and the trace."""
     name = f"task{task.index:02d}_trial{trial:03d}"
     if episode.frames:
@@ -257,5 +268,7 @@ def _save(episode: Episode, task: Task, trial: int, folder: Path, *, frame_rate:
         arrays["positions"] = np.array(episode.positions)
         arrays["states"] = np.array(episode.states)
         arrays["control_ms"] = np.array(episode.control_ms)
+        arrays["plans"] = np.array(plans, dtype=np.int64).reshape(-1, 3)
+        arrays["halts"] = np.array(halts, dtype=np.int64).reshape(-1, 3)
         with atomic_file(folder / "traces" / f"{name}.npz") as partial:
             np.savez_compressed(partial, **arrays)  # pyright: ignore[reportArgumentType]

@@ -10,8 +10,10 @@ from libra_vla.reports.markup import Child, Markup, percent, significant, tag
 from libra_vla.reports.report import page
 from libra_vla.reports.sections import section
 from libra_vla.reports.svg import Panel, text
+from libra_vla.reports.timeline import timeline
 
 Row = Mapping[str, Any]
+Traces = Mapping[str, Mapping[str, Any]]
 ROLES = {"synchronous": "control", "sequential": "baseline", "concurrent": "libra"}
 
 METRICS: tuple[tuple[str, Callable[[Row], float | None], Callable[[float], str]], ...] = (
@@ -54,15 +56,33 @@ LEGEND = (
 )
 
 
-def write_report(out: Path, study: Mapping[str, Any]) -> None:
-    """Writes the page, atomically."""
-    write_text(out, render(study))
+def write_report(out: Path, study: Mapping[str, Any], traces: Traces) -> None:
+    """Writes the page, atomically; `traces` are drawn as timelines, under their names."""
+    write_text(out, render(study, traces))
 
 
-def render(study: Mapping[str, Any]) -> str:
+def render(study: Mapping[str, Any], traces: Traces) -> str:
     """Returns the page of a study."""
     rows: Sequence[Row] = study["cells"]
-    return page("Asynchrony", hero(study), plots(rows), table(rows))
+    return page("Asynchrony", hero(study), plots(rows), timelines(traces), table(rows))
+
+
+def timelines(traces: Traces) -> Markup | None:
+    """The beginning of one episode per mode."""
+    if not traces:
+        return None
+    drawn = [timeline(arrays, steps=60, title=name) for name, arrays in traces.items()]
+    return section(
+        "timelines",
+        "The two systems over time",
+        tag(
+            "p",
+            "When the planner was at work, from its observation to the arrival of its plan; what "
+            "the refiner made of it, chunk by chunk; and how old the observation behind each "
+            "action was. From the first recorded episode of each mode.",
+        ),
+        [tag("div", picture, class_="wide") for picture in drawn],
+    )
 
 
 def hero(study: Mapping[str, Any]) -> Markup:

@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 from tqdm import tqdm
 
 from libra_vla.errors import LibraError, unknown
@@ -201,6 +202,7 @@ def _evaluation(config: AsynchronyConfig, cell: Cell, chunk: int) -> EvalConfig:
         device=config.device,
         real_time=True,
         delay=str(cell.delay),
+        videos=1 if variant == "plain" else 0,
         move_object=config.move_object,
     )
     if variant in ("replan", "both"):
@@ -250,8 +252,22 @@ def _write(
         "versions": versions(),
     }
     write_json(config.out / STUDY, study)
-    write_report(config.out / REPORT, study)
+    write_report(config.out / REPORT, study, _timelines(config, done))
     return study
+
+
+def _timelines(
+    config: AsynchronyConfig, done: Sequence[tuple[Cell, dict[str, Any]]]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Traces of one episode per mode: plain, at the largest M, and at the middle delay."""
+    delay = sorted(config.delays)[len(config.delays) // 2]
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for cell, _ in done:
+        traces = sorted((config.out / "cells" / cell.name / "traces").glob("*.npz"))
+        if (cell.delay, cell.variant) == (delay, "plain") and traces:
+            with np.load(traces[0], allow_pickle=False) as file:
+                found[f"{cell.mode}, delay {delay}"] = dict(file)
+    return found
 
 
 def row(cell: Cell, results: dict[str, Any], reference: dict[str, Any] | None) -> dict[str, Any]:
