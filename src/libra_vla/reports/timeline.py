@@ -1,14 +1,19 @@
 """Both systems over time: when the planner worked, what the refiner did with it, how old it was."""
 
+import zipfile
 from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from libra_vla.errors import LibraError
+from libra_vla.files import write_text
 from libra_vla.reports.markup import Markup
 from libra_vla.reports.svg import Scale, box, line, path, svg, text
 
-WIDTH, LEFT, RIGHT = 900.0, 92.0, 16.0
+WIDTH, LEFT, RIGHT = 900.0, 124.0, 16.0
 PLANS, CHUNKS, AGES = (34.0, 58.0), (70.0, 94.0), (112.0, 190.0)
 """Top and bottom of each row, pixels."""
 HEIGHT = 236.0
@@ -35,6 +40,24 @@ def timeline(arrays: Mapping[str, Any], *, steps: int | None = None, title: str 
         *_ages(chunks, x, length),
     ]
     return svg(WIDTH, HEIGHT, marks, label=title or "Planner and refiner over time")
+
+
+def write_timeline(trace: Path | str, out: Path | str, *, steps: int = 80, title: str = "") -> None:
+    """Draws a recorded episode (`traces/*.npz` of an evaluation) into an SVG file of its own.
+
+    Raises:
+        LibraError: the trace is damaged, or older than this version.
+    """
+    try:
+        with np.load(trace, allow_pickle=False) as file:
+            arrays = dict(file)
+        picture = timeline(arrays, steps=steps, title=title)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise LibraError(f"{trace} is not the trace of an episode ({error})") from error
+    style = files("libra_vla.reports").joinpath("style.css").read_text(encoding="utf-8")
+    head, _, rest = picture.partition(">")
+    head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    write_text(out, f"{head}><style>{style}</style>{rest}\n")
 
 
 def _rows(x: Scale, title: str) -> list[Markup]:
@@ -96,7 +119,7 @@ def _chunks(chunks: np.ndarray, x: Scale, length: int) -> list[Markup]:
 
 def _ages(chunks: np.ndarray, x: Scale, length: int) -> list[Markup]:
     """The age of the observation behind each executed action, a saw's teeth."""
-    oldest = int(max(1, (chunks[:, 0] + chunks[:, 1] - 1 - chunks[:, 2]).max()))
+    oldest = int(max(1, (chunks[:, 0] + chunks[:, 1] - chunks[:, 2]).max()))
     y = Scale(0, oldest, AGES[1], AGES[0])
     marks = []
     for age in (0, oldest):
