@@ -14,6 +14,7 @@ COMMANDS = {
     "collect": "demonstrations by scripted experts, as a LeRobot v3.0 dataset",
     "train": "trains a policy on a dataset",
     "eval": "evaluates a policy under the benchmark's official protocol",
+    "study asynchrony": "what a late planner costs, over modes, M and delays",
     "info": "parameters, FLOPs and memory of a preset or of a trained policy",
     "data info": "what is in a dataset",
     "bench": "speed, side by side",

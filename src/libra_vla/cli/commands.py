@@ -59,6 +59,14 @@ def eval(words: Words) -> Outcome:
     return Outcome(summaries.evaluate(evaluate(config), config.out))
 
 
+def study_asynchrony(words: Words) -> Outcome:
+    """What a late planner costs."""
+    from libra_vla.studies.asynchrony import AsynchronyConfig, study_asynchrony
+
+    config = parse(AsynchronyConfig, words, command="study asynchrony")
+    return Outcome(summaries.asynchrony(study_asynchrony(config), config.out))
+
+
 def bench(words: Words) -> Outcome:
     """Speed, side by side."""
     from libra_vla.benchmark import BenchConfig, bench

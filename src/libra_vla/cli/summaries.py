@@ -33,6 +33,20 @@ def success(counted: Mapping[str, Any]) -> str:
     return f"{share} {counted['success_rate']:6.1%}  [{low:.1%}, {high:.1%}]"
 
 
+def asynchrony(study: Mapping[str, Any], out: Path) -> str:
+    """The plain cells, a line each."""
+    lines = ["success with its interval; age of intents and steps without motion, per episode"]
+    for cell in study["cells"]:
+        if cell["variant"] == "plain":
+            factor = "   " if cell["M"] is None else f"M={cell['M']}"
+            still = cell["starved_steps"] + cell["waited_steps"]
+            lines.append(
+                f"{cell['mode']:<12} {factor} delay {cell['delay']}  {success(cell)}  "
+                f"age {cell['age']['mean'] or 0.0:4.1f}  still {still:5.1f}"
+            )
+    return "\n".join([*lines, f"wrote {out / 'study.json'}", f"open  {out / 'report.html'}"])
+
+
 def train(summary: Mapping[str, Any], out: Path) -> str:
     """Steps, size and the last metrics."""
     metrics = summary["metrics"]
