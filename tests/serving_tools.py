@@ -70,7 +70,7 @@ class Client:
     def __init__(self, port: int, **options: Any) -> None:
         self.raw: ClientConnection = connect(
             f"ws://127.0.0.1:{port}", compression=None, max_size=None, proxy=None, **options
-        )
+        ).__enter__()
         self.metadata = unpack(self.raw.recv(timeout=20))
 
     def ask(self, message: dict[str, Any] | bytes | str) -> dict[str, Any] | str:

@@ -14,6 +14,7 @@ from fakes import CONVENTION, ScriptedPolicy, ToyEnv, toy_tasks
 from serving_tools import Client, ServerProcess, request, serving
 from test_policies import make_policy, observe
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 from libra_vla.errors import LibraError
 from libra_vla.execution.executor import ExecutionConfig, Executor
@@ -199,9 +200,9 @@ def test_a_web_page_may_not_connect():
 
 def test_too_many_are_turned_away():
     with serving(max_connections=2) as server:
-        with Client(server.port), Client(server.port):
-            with pytest.raises(InvalidStatus, match="503"):
-                Client(server.port)
+        full = pytest.raises(InvalidStatus, match="503")
+        with Client(server.port), Client(server.port), full:
+            Client(server.port)
         with Client(server.port) as client:
             assert client.ask(request())["libra/step"] == 0
 
@@ -226,8 +227,6 @@ def test_tls(tmp_path):
         with pytest.raises(ssl.SSLCertVerificationError):
             openpi.WebsocketClientPolicy(f"wss://127.0.0.1:{server.port}")
         context = ssl.create_default_context(cafile=chain)
-        from websockets.sync.client import connect
-
         with connect(f"wss://localhost:{server.port}", ssl=context, proxy=None) as raw:
             assert raw.recv(timeout=20)
 
@@ -272,19 +271,22 @@ def test_stopping_lets_the_last_request_finish():
             return super().plan(observation)
 
     begun, go_on = threading.Event(), threading.Event()
-    with serving(Slow(), grace_s=20.0) as server:
-        with Client(server.port) as busy, Client(server.port) as idle:
-            with ThreadPoolExecutor(1) as aside:
-                answer = aside.submit(busy.ask, request())
-                assert begun.wait(20)
-                server.stop()
-                with pytest.raises(ConnectionClosed) as closed:
-                    idle.raw.recv(timeout=20)
-                go_on.set()
-                assert answer.result(20)["actions"].shape == (5, 3)
-            assert closed.value.rcvd.code == 1001
-            with pytest.raises(ConnectionClosed):
-                busy.raw.recv(timeout=20)
+    with (
+        serving(Slow(), grace_s=20.0) as server,
+        Client(server.port) as busy,
+        Client(server.port) as idle,
+        ThreadPoolExecutor(1) as aside,
+    ):
+        answer = aside.submit(busy.ask, request())
+        assert begun.wait(20)
+        server.stop()
+        with pytest.raises(ConnectionClosed) as closed:
+            idle.raw.recv(timeout=20)
+        assert closed.value.rcvd.code == 1001
+        go_on.set()
+        assert answer.result(20)["actions"].shape == (5, 3)
+        with pytest.raises(ConnectionClosed):
+            busy.raw.recv(timeout=20)
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])

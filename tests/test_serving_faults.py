@@ -8,7 +8,6 @@ import random
 import socket
 import time
 
-import msgpack
 import numpy as np
 import pytest
 from serving_tools import Client, ServerProcess, request, resident_mib, serving
@@ -38,11 +37,11 @@ def malformed(rng: random.Random) -> bytes | str:
         return rng.choice([b"\x91", b"\x81\xa1x", b"\xdd\x00\x00\x04\x00"]) * nesting
     if kind == 4:
         dtype = rng.choice(["|O", "<c16", "|V8", "O", "<M8[us]", "|S4", "<f4,<f4", "\0", "f" * 900])
-        return msgpack.packb(request(**{"observation/state": array(b"\0" * 24, dtype)["x"]}))
+        return pack(request(**{"observation/state": array(b"\0" * 24, dtype)["x"]}))
     if kind == 5:
         shape = rng.choice([(3, 2**40), (-1,), (2**63 - 1, 2), (0,) * 40, (1.5,), "abc", None])
         broken = array(b"\0" * 24, "<f8", shape)["x"]
-        return msgpack.packb(request(**{"observation/state": broken}))
+        return pack(request(**{"observation/state": broken}))
     if kind == 6:
         return rng.choice(["", "text", "\0" * 100, '{"prompt": "JSON"}'])
     message = request()

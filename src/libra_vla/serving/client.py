@@ -167,7 +167,7 @@ class RemotePlanner:
                 max_size=MAX_ANSWER,
                 max_queue=2,
                 proxy=None,
-            )
+            ).__enter__()  # left by _drop
         except InvalidStatus as error:
             if (code := error.response.status_code) == 503:
                 raise
