@@ -5,6 +5,7 @@ Machines differ and drift, so contenders take turns, and what counts is their ra
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class BenchConfig:
         threads: torch threads.
         plans: plans per contender; the macro-horizon of the largest M is what a round executes.
         horizon_factors: values of M, chunks per plan.
+        serving_rounds: rounds of one client, then eight, two seconds each.
     """
 
     out: Path
@@ -43,6 +45,7 @@ class BenchConfig:
     threads: int = 1
     plans: int = 40
     horizon_factors: tuple[int, ...] = (1, 2, 3, 4, 5)
+    serving_rounds: int = 5
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
@@ -59,6 +62,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         "preset": config.preset,
         "threads": config.threads,
         "latency": latency(config, twin),
+        "serving": serving(config),
         "versions": versions(),
     }
     write_json(config.out / "bench.json", result)
@@ -99,6 +103,19 @@ def latency(config: BenchConfig, twin: str) -> dict[str, Any]:
         "parameters": {n: e.policy.parameters()["total"] for n, e in executors.items()},  # pyright: ignore
         "executor_overhead_ms_per_step": round(float(np.median(overhead)), 4),
     }
+
+
+def serving(config: BenchConfig) -> dict[str, Any]:
+    """What a server adds to the policy's own time, and what eight clients get beside one."""
+    from libra_vla.serving.measure import measure
+
+    policy = _executor(load_preset(config.preset)).policy
+    assert isinstance(policy, LibraPolicy)
+    with TemporaryDirectory() as folder:
+        policy.save_pretrained(Path(folder) / "policy")
+        return measure(
+            Path(folder) / "policy", rounds=config.serving_rounds, threads=config.threads
+        )
 
 
 def _executor(config: PolicyConfig) -> Executor:
