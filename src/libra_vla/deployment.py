@@ -33,7 +33,9 @@ class RunConfig:
         max_steps: step budget in place of the benchmark's.
         device: torch device of the refiner.
         timeout_s: seconds for each wait on the link: to connect, to send, to receive.
-        patience_s: seconds for which a plan is asked for again before the episode ends in an error.
+        patience_s: seconds for which one plan is asked for again. By default 10 where the robot
+            waits for it (the episode then ends in an error), and `timeout_s` in concurrent mode,
+            where the next attempt has a newer observation.
         api_key_file: file that holds the server's API key.
         ca_file: PEM certificates to trust instead of the system's.
     """
@@ -52,7 +54,7 @@ class RunConfig:
     max_steps: int | None = None
     device: str = "cpu"
     timeout_s: float = 2.0
-    patience_s: float = 10.0
+    patience_s: float | None = None
     api_key_file: Path | None = None
     ca_file: Path | None = None
 
@@ -64,12 +66,15 @@ def run_split(config: RunConfig, *, benchmark: Benchmark = LIBERO) -> dict[str, 
         LibraError: the policy, the request or the planner does not fit, or nobody answers.
     """
     refiner = benchmark.load_policy(config.policy, config.device)
+    patience_s = config.patience_s
+    if patience_s is None:
+        patience_s = config.timeout_s if config.mode == "concurrent" else 10.0
     planner = RemotePlanner(
         config.planner,
         space=refiner.action_space,
         spec=refiner.observation_spec,
         timeout_s=config.timeout_s,
-        patience_s=config.patience_s,
+        patience_s=patience_s,
         api_key=read_api_key(config.api_key_file),
         ca_file=config.ca_file,
     )

@@ -111,7 +111,9 @@ class RemotePlanner:
     def _persist(self, attempt: Any) -> Any:
         """Repeats `attempt` with growing pauses until it succeeds or patience ends."""
         deadline = time.monotonic() + self._patience_s
-        with self._lock:
+        if not self._lock.acquire(timeout=self._patience_s):
+            raise LibraError(f"the planner at {self.url} is still asked for an earlier plan")
+        try:
             while True:
                 pause = self._retry_at - time.monotonic()
                 if time.monotonic() + max(pause, 0.0) >= deadline:
@@ -130,6 +132,8 @@ class RemotePlanner:
                 else:
                     self._failed_in_row = 0
                     return result
+        finally:
+            self._lock.release()
 
     def _failed(self, error: Exception) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -267,7 +271,10 @@ class RemotePlanner:
 
 
 class SplitPolicy:
-    """A policy whose planner is elsewhere: it refines here, with everything else that it can."""
+    """A policy whose planner is elsewhere: it refines here, with everything else that it can.
+
+    It has no `close`: the planner outlives the executors that use it, and its maker closes it.
+    """
 
     def __init__(self, refiner: Policy, planner: RemotePlanner) -> None:
         self.refiner, self.planner = refiner, planner
@@ -287,9 +294,6 @@ class SplitPolicy:
 
     def refine(self, observation: Observation, coarse: np.ndarray) -> np.ndarray:
         return self.refiner.refine(observation, coarse)
-
-    def close(self) -> None:
-        self.planner.close()
 
     def describe(self) -> dict[str, Any]:
         """What results.json says of it; `planner` is the checkpoint that plans."""

@@ -28,7 +28,9 @@ class Pace:
     @classmethod
     def of(cls, config: ServeConfig, policy: ServedPolicy) -> "Pace":
         """Raises LibraError if `config` asks for more than `policy` was trained for."""
-        asked = ExecutionConfig(config.mode, config.horizon_factor, config.execute)
+        asked = ExecutionConfig(
+            mode=config.mode, horizon_factor=config.horizon_factor, execute=config.execute
+        )
         resolved = asked.resolve(policy)  # pyright: ignore[reportArgumentType] # H and M suffice
         assert resolved.horizon_factor and resolved.execute
         return cls(
