@@ -23,6 +23,7 @@ from test_policies import make_policy, observe
 from websockets.sync.server import serve as raw_server
 
 from libra_vla.action_space import ActionSpace
+from libra_vla.cli import summaries
 from libra_vla.deployment import RunConfig, run_split
 from libra_vla.errors import LibraError
 from libra_vla.execution.executor import ExecutionConfig, Executor
@@ -85,6 +86,8 @@ def test_libra_run_evaluates_with_the_planner_elsewhere(tmp_path):
         assert results["link"]["failures"] == 0
         assert results["policy"]["planner"] == "0" * 64
         assert (tmp_path / "out" / "results.json").exists()
+        said = summaries.run(results, config.out).splitlines()
+        assert said[-1] == "4 plans over 1 connections, 0 failures"
 
 
 def test_an_episode_without_a_planner_ends_in_an_error_that_says_so(tmp_path):

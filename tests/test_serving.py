@@ -16,11 +16,13 @@ from test_policies import make_policy, observe
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from libra_vla.cli import main
 from libra_vla.errors import LibraError
 from libra_vla.execution.executor import ExecutionConfig, Executor
 from libra_vla.policies.batched import BatchedPolicy
 from libra_vla.serving.codec import pack
 from libra_vla.serving.config import ServeConfig, read_api_key
+from libra_vla.serving.measure import measure
 from libra_vla.serving.requests import write_observation
 
 
@@ -311,3 +313,19 @@ def test_two_clients_with_different_conventions():
             assert "'observation/image' is uint8[3, 8, 8]" in bgr
             mine = ours.ask(request(**{"libra/convention": CONVENTION.to_json()}))
             assert mine["libra/step"] == 5 * index and mine["libra/episode"] == 1
+
+
+def test_the_command_serves_and_its_cost_is_measured(tmp_path):
+    policy = make_policy()
+    policy.save_pretrained(tmp_path / "policy")
+    figures = measure(tmp_path / "policy", clients=2, rounds=1, seconds=0.3)
+    assert 0.0 < figures["overhead_ms"]["p50"] < figures["round_trip_ms"]["p50"]
+    assert figures["slowest_share"] > 0.0 and figures["requests_per_s"]["2"] > 0.0
+
+
+def test_the_command_refuses_what_does_not_fit(tmp_path, capsys):
+    assert main(["serve", "--policy", str(tmp_path)]) == 2
+    assert "holds no policy" in capsys.readouterr().err
+    wrong = ["run", "--policy", str(tmp_path), "--planner", "ws://127.0.0.1:1", "--suite", "s"]
+    assert main(wrong) == 2
+    assert "holds no policy" in capsys.readouterr().err

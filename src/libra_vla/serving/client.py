@@ -170,6 +170,7 @@ class RemotePlanner:
                 close_timeout=self._timeout_s,
                 max_size=MAX_ANSWER,
                 max_queue=2,
+                ping_timeout=None,  # an answer that does not come is noticed as it is
                 proxy=None,
             ).__enter__()  # left by _drop
         except InvalidStatus as error:

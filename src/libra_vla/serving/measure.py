@@ -127,7 +127,7 @@ def _ask(
         metadata = unpack(_bytes(connection.recv(timeout=ANSWER_S)))
         keys = metadata["observation"]["cameras"].values()
         shape = (IMAGE, IMAGE, 3)
-        message = {key: rng.integers(0, 256, shape, dtype=np.uint8) for key in keys}
+        message: dict[str, Any] = {key: rng.integers(0, 256, shape, dtype=np.uint8) for key in keys}
         message[STATE] = rng.normal(size=metadata["observation"]["state_size"])
         message[PROMPT] = f"put the bowl on plate {seed}"
         together.wait()

@@ -27,6 +27,9 @@ from libra_vla.serving.served import ServedPolicy
 log = logging.getLogger(__name__)
 QUEUED_MESSAGES = 2
 """Messages read ahead per connection; the protocol has one in flight."""
+PING_S, SILENCE_S = 20.0, 120.0
+"""How often a client is pinged, and how long it may keep silent before it counts as gone: one that
+builds a simulator answers nothing for a while, and openpi's would not connect again."""
 
 
 class PolicyServer:
@@ -120,6 +123,8 @@ class PolicyServer:
                 compression=None,
                 max_size=self._max_message,
                 max_queue=QUEUED_MESSAGES,
+                ping_interval=PING_S,
+                ping_timeout=SILENCE_S,
                 logger=quiet,
             )
         except OSError as error:
