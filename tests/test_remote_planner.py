@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from libra_vla.action_space import ActionSpace
 from libra_vla.cli import summaries
 from libra_vla.deployment import RunConfig, run_split
 from libra_vla.errors import LibraError
-from libra_vla.execution.executor import ExecutionConfig, Executor
+from libra_vla.execution.executor import ExecutionConfig, Executor, Mode
 from libra_vla.execution.protocol import Policy
 from libra_vla.policies.batched import BatchedPolicy
 from libra_vla.serving.client import RemotePlanner, SplitPolicy
@@ -129,6 +130,31 @@ def test_a_server_killed_and_restarted():
         assert planner.statistics.plans == 4
     steps = [round(float(c.actions[0, 1]) * 1000) for c in executor.trace]
     assert steps == list(range(0, 40, 5)), "nothing skipped, nothing twice"
+
+
+@pytest.mark.skipif("concurrent" not in get_args(Mode), reason="no concurrent mode")
+def test_concurrent_mode_never_waits_for_a_planner_that_is_away():
+    """Killed and restarted under a robot that moves: no step waits, and plans flow again."""
+    server, again = ServerProcess(), []
+    with remote(server.port, timeout_s=0.5, patience_s=0.5) as planner:
+        executor = Executor(
+            SplitPolicy(ScriptedPolicy(), planner), ExecutionConfig(mode="concurrent")
+        )
+        executor.reset(0)
+        for step in range(240):
+            if step == 60:
+                server.kill()
+            if step == 110:
+                again.append(ServerProcess(server.port))
+            began = time.monotonic()
+            action = executor.act(lambda step=step: observation(step))
+            assert np.isfinite(action).all() and time.monotonic() - began < 0.3
+            time.sleep(0.02)
+        arrived = [plan.observation_step for plan in executor.plans]
+        executor.close()
+    again[0].kill()
+    assert not [step for step in arrived if 70 < step < 110] and arrived[-1] > 150
+    assert executor.halts, "it stood still meanwhile, and said so"
 
 
 @pytest.mark.parametrize("how", ["cut", "stall"])
