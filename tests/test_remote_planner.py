@@ -27,7 +27,8 @@ from libra_vla.action_space import ActionSpace
 from libra_vla.cli import summaries
 from libra_vla.deployment import RunConfig, run_split
 from libra_vla.errors import LibraError
-from libra_vla.execution.executor import ExecutionConfig, Executor, Mode
+from libra_vla.evaluation.config import Mode
+from libra_vla.execution.executor import ExecutionConfig, Executor
 from libra_vla.execution.protocol import Policy
 from libra_vla.policies.batched import BatchedPolicy
 from libra_vla.serving.client import RemotePlanner, SplitPolicy

@@ -6,9 +6,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from libra_vla.evaluation.benchmark import LIBERO, Benchmark
-from libra_vla.evaluation.config import EvalConfig
+from libra_vla.evaluation.config import EvalConfig, Mode
 from libra_vla.evaluation.evaluate import evaluate
-from libra_vla.execution.executor import Mode
 from libra_vla.files import write_json
 from libra_vla.serving.client import RemotePlanner, SplitPolicy
 from libra_vla.serving.config import read_api_key
