@@ -56,6 +56,7 @@ def test_a_remote_plan_is_the_local_one():
             np.testing.assert_array_equal(there.coarse, here.coarse)
             np.testing.assert_array_equal(there.distribution, here.distribution)
             assert there.observation_step == step
+            assert there.coarse.flags.writeable, "the refiner makes tensors of it"
 
 
 def test_a_split_policy_is_a_policy_and_runs():
@@ -151,7 +152,7 @@ def test_concurrent_mode_never_waits_for_a_planner_that_is_away():
             action = executor.act(lambda step=step: observation(step))
             assert np.isfinite(action).all() and time.monotonic() - began < 0.3
             time.sleep(0.02)
-        arrived = [plan.observation_step for plan in executor.plans]
+        arrived = [plan.step for plan in executor.plans]
         executor.close()
     again[0].kill()
     assert not [step for step in arrived if 70 < step < 110] and arrived[-1] > 150

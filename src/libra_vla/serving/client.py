@@ -268,7 +268,7 @@ class RemotePlanner:
             or (coarse >= np.asarray(bins)).any()
         ):
             raise ConnectionError(f"the answer is no plan for control step {step}")
-        return Plan(coarse, distribution, step)
+        return Plan(coarse.copy(), distribution.copy(), step)  # decoded arrays are read-only
 
 
 class SplitPolicy:
