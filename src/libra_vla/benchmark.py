@@ -6,6 +6,7 @@ Machines differ and drift, so contenders take turns, and what counts is their ra
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class BenchConfig:
         plans: plans per contender; the macro-horizon of the largest M is what a round executes.
         horizon_factors: values of M, chunks per plan.
         seconds: how long each concurrent contender is run, at 20 Hz.
+        serving_rounds: rounds of one client, then eight, two seconds each.
     """
 
     out: Path
@@ -50,6 +52,7 @@ class BenchConfig:
     plans: int = 40
     horizon_factors: tuple[int, ...] = (1, 2, 3, 4, 5)
     seconds: float = 20.0
+    serving_rounds: int = 5
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
@@ -67,6 +70,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         "threads": config.threads,
         "latency": latency(config, twin),
         "concurrent": concurrent(config),
+        "serving": serving(config),
         "versions": versions(),
     }
     write_json(config.out / "bench.json", result)
@@ -218,6 +222,19 @@ def _costs(executor: Executor) -> tuple[float, float]:
     """Median milliseconds of a plan and of a refinement, both in line."""
     plans = [chunk.plan_ms for chunk in executor.trace if chunk.plan_ms is not None]
     return float(np.median(plans)), float(np.median([c.refine_ms for c in executor.trace]))
+
+
+def serving(config: BenchConfig) -> dict[str, Any]:
+    """What a server adds to the policy's own time, and what eight clients get beside one."""
+    from libra_vla.serving.measure import measure
+
+    policy = _executor(load_preset(config.preset)).policy
+    assert isinstance(policy, LibraPolicy)
+    with TemporaryDirectory() as folder:
+        policy.save_pretrained(Path(folder) / "policy")
+        return measure(
+            Path(folder) / "policy", rounds=config.serving_rounds, threads=config.threads
+        )
 
 
 def _executor(config: PolicyConfig) -> Executor:

@@ -23,6 +23,18 @@ def evaluate(results: Mapping[str, Any], out: Path) -> str:
     return "\n".join([*lines, f"wrote {out / 'results.json'}"])
 
 
+def run(results: Mapping[str, Any], out: Path | None) -> str:
+    """An evaluation, and what became of the link to the planner."""
+    link = results["link"]
+    lines = [
+        f"{link['plans']} plans over {link['connects']} connections, {link['failures']} failures"
+    ]
+    if link["last_failure"]:
+        lines.append(f"last failure: {link['last_failure']}")
+    text = evaluate(results, out or Path("."))
+    return "\n".join([*(text.splitlines() if out else text.splitlines()[:-1]), *lines])
+
+
 def success(counted: Mapping[str, Any]) -> str:
     """For instance "48/50   96.0 %  [86.5, 98.9]"; the interval is Wilson's at 95 %."""
     trials = counted["episodes"] - counted["errors"]
