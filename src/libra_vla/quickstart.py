@@ -30,7 +30,7 @@ from libra_vla.workers import fan_out
 
 SUITE, TASKS = "libero_goal", (1, 4)
 """Put the bowl on the stove; put the bowl on top of the cabinet."""
-SPREAD = 0.05
+SPREAD = 0.06
 """Metres by which sampled objects move further to each side than in the benchmark."""
 
 SWAPPED = "Instruction swapped"
@@ -53,11 +53,11 @@ class QuickstartConfig:
 
     out: Path = Path("runs/quickstart")
     workers: int = 2
-    demonstrations: int = 45
+    demonstrations: int = 42
     steps: int = 1800
     trials: int = 10
     control_trials: int = 5
-    spread_trials: int = 10
+    spread_trials: int = 6
     seed: int = 0
 
     def __post_init__(self) -> None:
