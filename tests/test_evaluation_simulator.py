@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fakes import ScriptedPolicy
 
@@ -64,3 +65,24 @@ def test_the_other_goal_is_watched_where_the_scene_can_tell(libero):
     assert swapped.goal_elsewhere is False
     spatial = job(libero, "libero_spatial", instructed_by=load_tasks("libero_spatial")[1])
     assert run_trial(spatial).goal_elsewhere is None, "the predicates are the task's own"
+
+
+def test_the_object_of_a_task_is_moved_where_nothing_is_in_the_way():
+    from libra_vla.simulation.disturbances import DEEPEST, _overlap, move_object
+    from libra_vla.simulation.libero import LiberoEnv
+
+    pytest.importorskip("robosuite")
+    env = LiberoEnv(load_tasks("libero_goal")[1], render=False)
+    env.reset(seed=3)
+    name = move_object(env, 0.0, np.random.default_rng(0))
+    scene = env.robosuite_env
+    body = scene.obj_body_id[name]
+    before = np.array(scene.sim.data.xpos[body])
+    for seed in range(4):
+        env.reset(seed=3)
+        assert move_object(env, 0.05, np.random.default_rng(seed)) == name
+        env.step(np.zeros(7))
+        moved = np.array(scene.sim.data.xpos[body]) - before
+        assert np.linalg.norm(moved[:2]) == pytest.approx(0.05, abs=0.005)
+        assert abs(moved[2]) < 0.01 and _overlap(scene.sim, body) <= DEEPEST + 0.001
+    env.close()

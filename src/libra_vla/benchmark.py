@@ -161,21 +161,24 @@ def concurrent(config: BenchConfig) -> dict[str, Any]:
     dual = _executor(heavy_config()).policy
     inline = ExecutionConfig(horizon_factor=5)
     beside = ExecutionConfig(mode="concurrent", horizon_factor=5)
+    planners = [_in_process(times, config.threads) for times in (HEAVY, HEAVIER)]
     contenders = {
         MONOLITH: _executor(heavy_config(MONOLITH)),
         "sequential, M=5": Executor(dual, inline),
-        "concurrent": Executor(dual, beside, planner=_in_process(HEAVY, config.threads)),
-        "concurrent, planner twice as costly": Executor(
-            dual, beside, planner=_in_process(HEAVIER, config.threads)
-        ),
+        "concurrent": Executor(dual, beside, planner=planners[0]),
+        "concurrent, planner twice as costly": Executor(dual, beside, planner=planners[1]),
     }
     chunk_ms: dict[str, list[float]] = {}
     reports: dict[str, Any] = {}
+    overhead_ms: dict[str, float] = {}
     for name, executor in tqdm(contenders.items(), desc="concurrent", unit="contender"):
-        _run_paced(executor, warm_up := 3.0)
+        _run_paced(executor, 3.0)  # warms up
         chunk_ms[name] = _run_paced(executor, config.seconds)
-        reports[name] = executor.report() | {"warm_up_s": warm_up}
+        reports[name] = executor.report()
+        overhead_ms[name] = round(_overhead_ms(executor), 4)
         executor.close()
+    for planner in planners:
+        planner.close()
     monolith = float(np.mean(chunk_ms[MONOLITH]))
     plan_ms, refine_ms = _costs(contenders["sequential, M=5"])
     beside_ms = [float(np.median(chunk_ms[n])) for n in chunk_ms if n.startswith("concurrent")]
@@ -190,6 +193,7 @@ def concurrent(config: BenchConfig) -> dict[str, Any]:
         },
         "p99_over_p50": round((spread["p99"] or 0.0) / (spread["p50"] or 1.0), 3),
         "twice_the_planner_over_once": round(beside_ms[1] / beside_ms[0], 3),
+        "overhead_ms_per_step": overhead_ms,
         "starved_steps": {name: r["starved_steps"] for name, r in reports.items()},
         "age": {name: r["age"] for name, r in reports.items()},
         "parameters": {
@@ -216,6 +220,17 @@ def _run_paced(executor: Executor, seconds: float) -> list[float]:
         executor.act(lambda: observation)
     begins = np.array([chunk.step for chunk in executor.trace])
     return np.array(executor.control_ms)[begins].tolist()
+
+
+def _overhead_ms(executor: Executor) -> float:
+    """What executor, buffer and safety add per control step, averaged over a chunk: median."""
+    steps = np.array(executor.control_ms)
+    spent = [
+        (steps[c.step : c.step + c.executed].sum() - c.refine_ms - (c.plan_ms or 0.0)) / c.executed
+        for c in executor.trace
+        if c.executed
+    ]
+    return float(np.median(spent))
 
 
 def _costs(executor: Executor) -> tuple[float, float]:

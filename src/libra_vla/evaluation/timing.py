@@ -13,8 +13,6 @@ from libra_vla.errors import LibraError, unknown
 from libra_vla.execution.config import Mode
 from libra_vla.execution.latency import Latency, no_delay, parse_delay
 from libra_vla.execution.planners import Background, Planner, ThreadPlanner
-from libra_vla.execution.protocol import Plan
-from libra_vla.observation import Observation
 
 PlannerKind = Literal["simulated", "thread", "process"]
 MEASURED = "measured"
@@ -97,17 +95,7 @@ class Timing:
             process: returns a planner in a process of its own, which may be kept for later.
         """
         if self.planner == "thread":
-            return ThreadPlanner(_Lent(policy))
+            return ThreadPlanner(policy)
         if self.planner == "process":
-            return ThreadPlanner(_Lent(process()))
+            return ThreadPlanner(process())
         return None
-
-
-@dataclass(frozen=True)
-class _Lent:
-    """A planner that outlives the thread that calls it."""
-
-    owner: Planner
-
-    def plan(self, observation: Observation) -> Plan:
-        return self.owner.plan(observation)

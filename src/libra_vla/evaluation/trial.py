@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -120,21 +121,21 @@ def run_trial(job: Job) -> Trial:
     executor = _executor(job, policy)
     env = _environment(job, policy.observation_spec.cameras)
     other = job.instructed_by
-    episode = rollout(
-        env,
-        executor,
-        end_effector=lambda: job.benchmark.end_effector(env),
-        seed=job.seed,
-        init_state=job.init_state,
-        spread=job.spread,
-        step_budget=job.step_budget,
-        instruction=None if other is None else other.instruction,
-        watch=None if other is None else job.benchmark.watch_goal(env, other),
-        record_frames=job.record is not None,
-        events=_events(job, env),
-        period_s=1.0 / _rate(executor) if job.timing.paced else None,
-    )
-    executor.close()
+    with closing(executor):
+        episode = rollout(
+            env,
+            executor,
+            end_effector=lambda: job.benchmark.end_effector(env),
+            seed=job.seed,
+            init_state=job.init_state,
+            spread=job.spread,
+            step_budget=job.step_budget,
+            instruction=None if other is None else other.instruction,
+            watch=None if other is None else job.benchmark.watch_goal(env, other),
+            record_frames=job.record is not None,
+            events=_events(job, env),
+            period_s=1.0 / _rate(executor) if job.timing.paced else None,
+        )
     if job.record is not None:
         _save(
             episode,

@@ -96,7 +96,7 @@ class Executor:
         self.control_ms: list[float] = []
 
     def close(self) -> None:
-        """Ends a planner that works in the background."""
+        """Ends what works in the background; a planner that was given stays its owner's."""
         self._planning.close()
 
     def report(self) -> dict[str, Any]:

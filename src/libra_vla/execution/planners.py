@@ -122,7 +122,7 @@ class ThreadPlanner:
     is waited for (give it a timeout of its own). Meanwhile `trouble` says why no plan comes.
 
     Args:
-        planner: its `plan` is called in the thread.
+        planner: its `plan` is called in the thread; it stays its owner's to close.
         clock: seconds from any origin.
         failures: in a row, after which `take` raises.
     """
@@ -139,22 +139,22 @@ class ThreadPlanner:
         self._thread: threading.Thread | None = None
         self._mail: Observation | None = None
         self._finished: Finished | None = None
-        self._began: float | None = None
+        self._working, self._asked = False, 0.0
         self._failed, self._error = 0, ""
         self._episode, self._closed = 0, False
 
     @property
     def busy(self) -> bool:
         with self._changed:
-            return self._began is not None or self._mail is not None
+            return self._working or self._mail is not None
 
     @property
     def trouble(self) -> str | None:
         with self._changed:
             if self._failed:
                 return f"the planner failed {self._failed} times in a row: {self._error}"
-            if self._began is not None:
-                return f"the planner has been at work for {self._clock() - self._began:.1f} s"
+            if self._working or self._mail is not None:
+                return f"the planner has been at work for {self._clock() - self._asked:.1f} s"
             return None
 
     def reset(self, seed: int) -> None:
@@ -168,6 +168,8 @@ class ThreadPlanner:
         with self._changed:
             if self._closed:
                 raise LibraError("the planner was closed: make a new executor")
+            if not self._working and self._mail is None:
+                self._asked = self._clock()
             self._mail = observation
             self._changed.notify_all()
         if self._thread is None:
@@ -185,8 +187,6 @@ class ThreadPlanner:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if isinstance(self._planner, Closable):
-            self._planner.close()
         if self._thread is not None:
             self._thread.join(timeout=1.0)
 
@@ -205,26 +205,19 @@ class ThreadPlanner:
                 elif episode == self._episode:
                     self._failed, self._error = self._failed + 1, error
                     self._pause(episode)
-                self._began = None
+                self._working = False
 
     def _next_mail(self) -> tuple[Observation, int] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._mail is not None)
             if self._closed or self._mail is None:
                 return None
-            observation, self._mail, self._began = self._mail, None, self._clock()
+            observation, self._mail, self._working = self._mail, None, True
             return observation, self._episode
 
     def _pause(self, episode: int) -> None:
         seconds = min(FIRST_PAUSE * 2.0 ** (self._failed - 1), LONGEST_PAUSE)
         self._changed.wait_for(lambda: self._closed or self._episode != episode, timeout=seconds)
-
-
-@runtime_checkable
-class Closable(Protocol):
-    """Holds something that has to be given back."""
-
-    def close(self) -> None: ...
 
 
 def in_background(
