@@ -31,7 +31,7 @@ check: $(VENV)/.libero,dev ## style, types, layers, documentation
 	$(BIN)/lint-imports
 	$(BIN)/zensical build --clean --strict
 
-bench: $(VENV)/.libero ## speed, side by side
+bench: $(VENV)/.libero,dev ## speed, side by side
 	$(BIN)/libra bench --out runs/bench $(ARGS)
 
 docs: $(VENV)/.libero,dev ## the documentation, live at http://localhost:8000

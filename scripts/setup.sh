@@ -67,4 +67,8 @@ fi
 echo "installing libra-vla[$extras] into $venv (the first time takes a few minutes)"
 install_torch
 "$venv/bin/python" -m pip install -qq -c constraints.txt -e ".[$extras]"
+if [[ ,$extras, == *,dev,* ]]; then
+  # Only tests use it. It asks for an old NumPy, which it does not need.
+  "$venv/bin/python" -m pip install -qq --no-deps openpi-client==0.1.2
+fi
 install_rendering

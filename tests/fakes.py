@@ -160,7 +160,8 @@ def make_toy(task: Task, **options: Any) -> ToyEnv:
     return ToyEnv(task)
 
 
-def load_scripted(folder: Path, device: str) -> ScriptedPolicy:
+def load_scripted(folder: Path | str, device: str) -> ScriptedPolicy:
+    folder = Path(folder)  # from another process it comes as text
     if folder.name == "missing":
         raise LibraError(f"{folder} holds no policy")
     if folder.name == "other_robot":
@@ -179,6 +180,10 @@ def toy_end_effector(env: ToyEnv) -> np.ndarray:
     return env.position.copy()
 
 
+def move_toy(env: ToyEnv, metres: float, rng: np.random.Generator) -> None:
+    env.position[1] += metres * rng.choice([-1.0, 1.0])
+
+
 TOY = Benchmark(
     tasks=toy_tasks,
     official_states=toy_states,
@@ -186,5 +191,6 @@ TOY = Benchmark(
     load_policy=load_scripted,
     end_effector=toy_end_effector,
     watch_goal=watch_toy,
+    move_object=move_toy,
     settle_steps=0,
 )

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from libra_vla.errors import LibraError
-from libra_vla.policies.denoising import DDPM, RectifiedFlow, make_denoiser
+from libra_vla.policies.denoising import DDPM, Join, RectifiedFlow, joined, make_denoiser
 
 SHAPE = (4, 5, 7)
 
@@ -81,6 +81,50 @@ def test_an_unknown_method_names_the_nearest():
 def test_a_model_on_the_meta_device_keeps_its_schedule():
     with torch.device("meta"):
         assert not DDPM(100).signal.is_meta
+
+
+def test_the_weight_of_left_over_actions_falls_from_one_to_nothing():
+    join = Join.onto(torch.ones(4, 7), frozen=2, chunk=6)
+    share = torch.tensor([2 / 3, 1 / 3])
+    expected = share * (share.exp() - 1) / (torch.e - 1)
+    assert torch.allclose(join.weight, torch.tensor([1.0, 1.0, *expected, 0.0, 0.0]))
+    assert join.known.shape == (1, 6, 7) and (join.known[0, 4:] == 0).all()
+
+
+@pytest.mark.parametrize("denoiser", [RectifiedFlow(), DDPM(100)])
+@pytest.mark.parametrize("level", [0.25, 0.5, 0.75])
+def test_a_prediction_and_the_actions_it_amounts_to(denoiser, level: float):
+    noisy, prediction = normal(0), normal(1)
+    actions = denoiser.actions_of(noisy, prediction, level)
+    assert torch.allclose(denoiser.prediction_of(noisy, actions, level), prediction, atol=1e-4)
+    share, noise = denoiser.mixture(level)
+    true = normal(2)
+    mixed = share * true + noise * prediction
+    target = prediction - true if isinstance(denoiser, RectifiedFlow) else prediction
+    assert torch.allclose(denoiser.actions_of(mixed, target, level), true, atol=1e-4)
+
+
+@pytest.mark.parametrize(("denoiser", "steps"), [(RectifiedFlow(), 5), (DDPM(100), 10)])
+def test_inpainting_keeps_what_is_settled_and_goes_on_from_there(denoiser, steps: int):
+    """Chunks that change slowly: Gaussian, so that the best prediction is known exactly."""
+    row = torch.arange(6)
+    covariance = 0.2 * torch.exp(-(row[:, None] - row).abs() / 6.0)
+
+    def predict(noisy: Tensor, level: Tensor) -> Tensor:
+        share, noise = denoiser.mixture(float(level[0]))
+        mixed = share**2 * covariance + noise**2 * torch.eye(6)
+        believed = share * covariance @ torch.linalg.solve(mixed, noisy)
+        return denoiser.prediction_of(noisy, believed, float(level[0]))
+
+    noise = torch.randn((200, 6, 1), generator=torch.Generator().manual_seed(0))
+    join = Join.onto(torch.full((3, 1), 0.8), frozen=2, chunk=6)
+    free = denoiser.sample(predict, noise, steps)
+    held = denoiser.sample(joined(denoiser, predict, join), noise, steps)
+    off = [(s[:, :2] - 0.8).abs().mean() for s in (free, held)]
+    assert off[1] < 0.15 * off[0], "what is settled is kept"
+    jump = [(s[:, 2] - 0.8).abs().mean() for s in (free, held)]
+    assert jump[1] < 0.5 * jump[0], "and the rest begins there"
+    assert joined(denoiser, predict, None) is predict
 
 
 @pytest.fixture(scope="module")

@@ -131,8 +131,14 @@ def test_a_policy_for_another_robot_stops_the_evaluation_and_leaves_nothing(tmp_
         ({"tasks": "zero"}, "tasks are 'zero'"),
         ({"states": "offical"}, "did you mean 'official'"),
         ({"spread": 1.0}, "spread only applies to sampled"),
-        ({"mode": "concurrent"}, "not available yet"),
         ({"horizon_factor": 3}, "plans for M = 2"),
+        ({"delay": "4"}, "a delay is none: add --real-time"),
+        ({"planner": "thread"}, "add --mode concurrent --real-time"),
+        ({"planner": "procces"}, "did you mean 'process'"),
+        ({"real_time": True, "delay": "2~3"}, "a spread of at most 2 steps"),
+        ({"real_time": True, "delay": "fast"}, "expected measured, a number of control steps"),
+        ({"move_object": "soon"}, "a control step and metres, such as 20:0.04"),
+        ({"inpaint": True}, "leave some of it over"),
         ({"instruction_from": {0: 7}}, "cannot give task 0 the instruction of task 7"),
         ({"instruction_from": {1: 0}}, "a task that is evaluated"),
     ],
@@ -177,6 +183,68 @@ def test_videos_and_traces_of_the_first_trials(tmp_path):
     assert shown == pytest.approx([0, 5, 6], abs=3)
 
 
+def timed(tmp_path, name: str, **options) -> dict:
+    options = {"real_time": True, "max_steps": 60, "states": "sampled"} | options
+    return run(configure(tmp_path, out=tmp_path / name, **options))[0]
+
+
+def test_in_real_time_the_world_goes_on_while_inference_runs(tmp_path):
+    results = {
+        mode: timed(tmp_path, mode, mode=mode, delay="3")["runtime"]
+        for mode in ("synchronous", "sequential", "concurrent")
+    }
+    waited = {mode: r["waited_steps"] / 4 for mode, r in results.items()}
+    assert waited == {"synchronous": 24, "sequential": 15, "concurrent": 0}
+    starved = {mode: r["starved_steps"] / 4 for mode, r in results.items()}
+    assert starved == {"synchronous": 0, "sequential": 0, "concurrent": 3}, "before the first plan"
+    assert results["concurrent"]["steps"] == 240 and results["concurrent"]["late_plans"] == 0
+
+
+def test_jitter_is_the_same_every_time(tmp_path):
+    options = {"mode": "concurrent", "delay": "4~3"}
+    first, second = (timed(tmp_path, name, **options) for name in ("one", "two"))
+    drop = ("wall_s",)
+    rows = [
+        [{k: v for k, v in t.items() if k not in drop} for t in r["trials"]]
+        for r in (first, second)
+    ]
+    assert rows[0] == rows[1]
+    assert first["protocol"]["time"]["refine_delay"] == "0" and not first["protocol"]["official"]
+    assert {t["runtime"]["plans"] for t in first["trials"]} != {
+        first["trials"][0]["runtime"]["plans"]
+    }
+
+
+def test_delays_may_come_from_a_trace(tmp_path):
+    trace = tmp_path / "latencies.txt"
+    trace.write_text("100\n120\n240\n")
+    runtime = timed(tmp_path, "traced", mode="synchronous", delay=str(trace))["runtime"]
+    assert 2 * 4 < runtime["waited_steps"] / 4 < 5 * 8, "2, 3 or 5 steps of 50 ms per chunk"
+
+
+def test_measured_latency_of_a_concurrent_planner_needs_no_option(tmp_path):
+    results, _ = run(configure(tmp_path, mode="concurrent"))
+    assert results["runtime"]["waited_steps"] == 0 and results["runtime"]["starved_steps"] == 4
+    assert results["latency_ms"]["plan"]["n"] == results["runtime"]["plans"] > 0
+
+
+@pytest.mark.parametrize("planner", ["thread", "process"])
+def test_planners_by_the_clock(tmp_path, planner):
+    began = time.monotonic()
+    results = timed(tmp_path, planner, mode="concurrent", planner=planner, episodes=1, workers=0)
+    assert results["errors"] == 0 and results["runtime"]["steps"] == 60
+    assert time.monotonic() - began > 59 * 0.05, "20 Hz"
+    assert results["runtime"]["plans"] > 5
+
+
+def test_an_object_may_be_moved_in_mid_episode(tmp_path):
+    still = timed(tmp_path, "still")
+    moved = timed(tmp_path, "moved", move_object="7:0.5")
+    assert moved["protocol"]["moved_object"] == "7:0.5"
+    paths = [r["smoothness"]["path_length"] for r in (still, moved)]
+    assert paths[1] - paths[0] == pytest.approx(0.5, abs=0.01)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -198,7 +266,8 @@ if __name__ == "__main__":
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
     script, out = tmp_path / "script.py", tmp_path / "out"
     script.write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, str(script), str(out)]
     process = subprocess.Popen(
         [*command, "fresh"],

@@ -114,12 +114,17 @@ def test_trace_becomes_arrays():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"mode": "concurrent"}, "not available yet: known: synchronous, sequential"),
         ({"mode": "sequental"}, "did you mean 'sequential'"),
         ({"horizon_factor": 3}, "plans for M = 2"),
         ({"horizon_factor": 0}, "expected 1 to 2"),
         ({"execute": 6}, "hold H = 5 actions"),
         ({"execute": 0}, "expected 1 to 5"),
+        ({"hold": -1}, "hold is -1: expected at least 0"),
+        ({"replan_confidence": 1.5}, "replan_confidence is 1.5: expected 0 to 1"),
+        ({"freeze": 1}, "leave some of it over"),
+        ({"execute": 3, "inpaint": True}, "cannot in-paint"),
+        ({"inpaint": True}, "leave some of it over"),
+        ({"max_age": 3}, "max_age is 3: a chunk's last action is 4 control steps old"),
     ],
 )
 def test_a_wrong_configuration_is_one_clear_line(config, message):

@@ -11,7 +11,7 @@ import torch
 from libra_vla.action_space import ActionConvention, ActionSpace
 from libra_vla.config import PolicyConfig, from_json, load_preset, preset_names, to_json
 from libra_vla.errors import LibraError
-from libra_vla.execution.protocol import Policy
+from libra_vla.execution.protocol import InpaintingPolicy, Policy
 from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies import LibraPolicy, load_policy
 from libra_vla.policies.backbones import WordEmbedding
@@ -111,6 +111,20 @@ def test_the_same_seed_gives_the_same_actions():
 
     assert np.array_equal(act(1), act(1))
     assert not np.array_equal(act(1), act(2))
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic"])
+def test_a_chunk_can_join_on_to_the_one_before(preset: str):
+    policy = make_policy(preset)
+    assert isinstance(policy, InpaintingPolicy)
+    plan = policy.plan(observe())
+    policy.reset(0)
+    free = policy.refine(observe(), plan.coarse[:5])
+    known = policy.action_space.denormalise(np.full((3, policy.action_space.size), 0.3, np.float32))
+    policy.reset(0)
+    joined = policy.refine_onto(observe(), plan.coarse[:5], known, frozen=2)
+    assert joined.shape == free.shape and joined.dtype == np.float32
+    assert np.abs(joined - known[0])[:2].mean() < 0.5 * np.abs(free - known[0])[:2].mean()
 
 
 def test_training_fits_both_systems():

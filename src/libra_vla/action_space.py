@@ -31,6 +31,8 @@ class ActionConvention:
         rate_hz: control rate; actions are meant to be executed at it.
         gripper: index of the gripper dimension, or None.
         gripper_open, gripper_closed: the raw values that open and close it.
+        rest: the command that keeps the robot where it is: "zero" (deltas, velocities), or "last",
+            the last one again (absolute poses).
     """
 
     names: tuple[str, ...]
@@ -40,6 +42,7 @@ class ActionConvention:
     gripper: int | None = None
     gripper_open: float = -1.0
     gripper_closed: float = 1.0
+    rest: Literal["zero", "last"] = "zero"
 
     def __post_init__(self) -> None:
         if not self.names or len(self.names) != len(self.units):

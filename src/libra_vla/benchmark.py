@@ -3,8 +3,10 @@
 Machines differ and drift, so contenders take turns, and what counts is their ratio within one run.
 """
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,11 @@ from libra_vla.action_space import ActionConvention, ActionSpace
 from libra_vla.config import PolicyConfig, load_preset, preset_names
 from libra_vla.errors import LibraError
 from libra_vla.evaluation.statistics import percentiles
+from libra_vla.execution.config import ExecutionConfig
 from libra_vla.execution.executor import Executor
+from libra_vla.execution.planners import Planner
+from libra_vla.execution.process import ProcessPlanner
+from libra_vla.execution.protocol import Plan
 from libra_vla.files import require_absent, write_json
 from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies.policy import LibraPolicy, StateStatistics
@@ -36,6 +42,8 @@ class BenchConfig:
         threads: torch threads.
         plans: plans per contender; the macro-horizon of the largest M is what a round executes.
         horizon_factors: values of M, chunks per plan.
+        seconds: how long each concurrent contender is run, at 20 Hz.
+        serving_rounds: rounds of one client, then eight, two seconds each.
     """
 
     out: Path
@@ -43,6 +51,8 @@ class BenchConfig:
     threads: int = 1
     plans: int = 40
     horizon_factors: tuple[int, ...] = (1, 2, 3, 4, 5)
+    seconds: float = 20.0
+    serving_rounds: int = 5
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
@@ -59,6 +69,8 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         "preset": config.preset,
         "threads": config.threads,
         "latency": latency(config, twin),
+        "concurrent": concurrent(config),
+        "serving": serving(config),
         "versions": versions(),
     }
     write_json(config.out / "bench.json", result)
@@ -99,6 +111,130 @@ def latency(config: BenchConfig, twin: str) -> dict[str, Any]:
         "parameters": {n: e.policy.parameters()["total"] for n, e in executors.items()},  # pyright: ignore
         "executor_overhead_ms_per_step": round(float(np.median(overhead)), 4),
     }
+
+
+RATE_HZ = 20.0
+HEAVY, HEAVIER = 1, 2
+"""How often the heavy planner plans for one plan: its cost, and twice its cost."""
+
+
+def heavy_config(kind: str = "libra") -> PolicyConfig:
+    """A policy whose planner costs at least five times what its refiner does, as in a VLM's case.
+
+    Its monolithic twin has all of that in one path; their parameters agree within 1 %.
+    """
+    tiny = load_preset("tiny" if kind == "libra" else f"tiny-{MONOLITH}")
+    backbone = replace(tiny.planner.backbone, width=384)
+    planner = replace(tiny.planner, backbone=backbone, width=384, layers=12, heads=6)
+    refiner = replace(tiny.refiner, sample_steps=2)
+    return replace(
+        tiny, preset=f"heavy-{kind}", image_size=128, horizon_factor=5, planner=planner,
+        refiner=refiner,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A planner that costs `times` as much."""
+
+    planner: Planner
+    times: int
+
+    def plan(self, observation: Observation) -> Plan:
+        for _ in range(self.times - 1):
+            self.planner.plan(observation)
+        return self.planner.plan(observation)
+
+
+def load_heavy(times: int, threads: int) -> Planner:
+    """What the planner's process loads."""
+    torch.set_num_threads(threads)
+    return Repeated(_executor(heavy_config()).policy, times)
+
+
+def concurrent(config: BenchConfig) -> dict[str, Any]:
+    """Milliseconds per chunk on the control path when the planner is costly and works beside it.
+
+    Every contender runs at 20 Hz, by the clock; the concurrent planner has a process of its own,
+    and is made twice as costly to see whether the control path notices.
+    """
+    dual = _executor(heavy_config()).policy
+    inline = ExecutionConfig(horizon_factor=5)
+    beside = ExecutionConfig(mode="concurrent", horizon_factor=5)
+    contenders = {
+        MONOLITH: _executor(heavy_config(MONOLITH)),
+        "sequential, M=5": Executor(dual, inline),
+        "concurrent": Executor(dual, beside, planner=_in_process(HEAVY, config.threads)),
+        "concurrent, planner twice as costly": Executor(
+            dual, beside, planner=_in_process(HEAVIER, config.threads)
+        ),
+    }
+    chunk_ms: dict[str, list[float]] = {}
+    reports: dict[str, Any] = {}
+    for name, executor in tqdm(contenders.items(), desc="concurrent", unit="contender"):
+        _run_paced(executor, warm_up := 3.0)
+        chunk_ms[name] = _run_paced(executor, config.seconds)
+        reports[name] = executor.report() | {"warm_up_s": warm_up}
+        executor.close()
+    monolith = float(np.mean(chunk_ms[MONOLITH]))
+    plan_ms, refine_ms = _costs(contenders["sequential, M=5"])
+    beside_ms = [float(np.median(chunk_ms[n])) for n in chunk_ms if n.startswith("concurrent")]
+    spread = percentiles(chunk_ms["concurrent"])
+    return {
+        "planner_over_refiner": round(plan_ms / refine_ms, 2),
+        "chunk_ms": {name: percentiles(ms) for name, ms in chunk_ms.items()},
+        "lower_than_monolith": {
+            name: round(1.0 - float(np.mean(ms)) / monolith, 4)
+            for name, ms in chunk_ms.items()
+            if name != MONOLITH
+        },
+        "p99_over_p50": round((spread["p99"] or 0.0) / (spread["p50"] or 1.0), 3),
+        "twice_the_planner_over_once": round(beside_ms[1] / beside_ms[0], 3),
+        "starved_steps": {name: r["starved_steps"] for name, r in reports.items()},
+        "age": {name: r["age"] for name, r in reports.items()},
+        "parameters": {
+            n: contenders[n].policy.parameters()["total"]  # pyright: ignore
+            for n in (MONOLITH, "concurrent")
+        },
+    }
+
+
+def _in_process(times: int, threads: int) -> ProcessPlanner:
+    planner = ProcessPlanner(load_heavy, [times, threads], threads=threads)
+    planner.plan(_observation())
+    return planner
+
+
+def _run_paced(executor: Executor, seconds: float) -> list[float]:
+    """Runs one episode at the control rate; returns what each chunk cost on the control path."""
+    observation = _observation()
+    executor.reset(0)
+    due = time.perf_counter()
+    for _ in range(round(seconds * RATE_HZ)):
+        time.sleep(max(0.0, due - time.perf_counter()))
+        due = max(due, time.perf_counter()) + 1.0 / RATE_HZ
+        executor.act(lambda: observation)
+    begins = np.array([chunk.step for chunk in executor.trace])
+    return np.array(executor.control_ms)[begins].tolist()
+
+
+def _costs(executor: Executor) -> tuple[float, float]:
+    """Median milliseconds of a plan and of a refinement, both in line."""
+    plans = [chunk.plan_ms for chunk in executor.trace if chunk.plan_ms is not None]
+    return float(np.median(plans)), float(np.median([c.refine_ms for c in executor.trace]))
+
+
+def serving(config: BenchConfig) -> dict[str, Any]:
+    """What a server adds to the policy's own time, and what eight clients get beside one."""
+    from libra_vla.serving.measure import measure
+
+    policy = _executor(load_preset(config.preset)).policy
+    assert isinstance(policy, LibraPolicy)
+    with TemporaryDirectory() as folder:
+        policy.save_pretrained(Path(folder) / "policy")
+        return measure(
+            Path(folder) / "policy", rounds=config.serving_rounds, threads=config.threads
+        )
 
 
 def _executor(config: PolicyConfig) -> Executor:

@@ -30,7 +30,7 @@ from libra_vla.workers import fan_out
 
 SUITE, TASKS = "libero_goal", (1, 4)
 """Put the bowl on the stove; put the bowl on top of the cabinet."""
-SPREAD = 0.02
+SPREAD = 0.05
 """Metres by which sampled objects move further to each side than in the benchmark."""
 
 SWAPPED = "Instruction swapped"
@@ -45,7 +45,8 @@ class QuickstartConfig:
         workers: processes.
         demonstrations: per task.
         steps: optimiser steps of each policy.
-        trials: official initial states per task and policy.
+        trials: official initial states per task, of Libra and of the baseline.
+        control_trials: the same of each control.
         spread_trials: resets with spread objects per task and policy.
         seed: of everything.
     """
@@ -55,11 +56,13 @@ class QuickstartConfig:
     demonstrations: int = 45
     steps: int = 1800
     trials: int = 10
-    spread_trials: int = 5
+    control_trials: int = 5
+    spread_trials: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.workers, self.demonstrations, self.steps, self.trials, self.spread_trials) < 1:
+        counts = _identity(self) | {"workers": self.workers, "seed": 1}
+        if min(counts.values()) < 1:
             raise LibraError("quickstart: workers, demonstrations, steps and trials start at 1")
 
 
@@ -157,6 +160,7 @@ def _identity(config: QuickstartConfig) -> dict[str, Any]:
         "demonstrations": config.demonstrations,
         "steps": config.steps,
         "trials": config.trials,
+        "control_trials": config.control_trials,
         "spread_trials": config.spread_trials,
         "seed": config.seed,
     }
@@ -272,18 +276,27 @@ def _arms(config: QuickstartConfig) -> list[EvalConfig]:
     # Another seed than the demonstrations', so that no reset was seen in training.
     spread = {
         "states": "sampled",
+        "meshes": "decimated",
         "spread": SPREAD,
         "episodes": config.spread_trials,
         "seed": config.seed + 1,
     }
     swapped = {
         "instruction_from": {first: second, second: first},
-        "episodes": config.spread_trials,
+        "episodes": config.control_trials,
         # Enough for either task; told to do the other one, the policy rarely ends before.
         "max_steps": 150,
     }
     return [
-        *(arm(plan, plan.name, videos=1 if plan is LIBRA else 0) for plan in POLICIES),
+        *(
+            arm(
+                plan,
+                plan.name,
+                videos=1 if plan is LIBRA else 0,
+                episodes=config.control_trials if plan.role == "control" else config.trials,
+            )
+            for plan in POLICIES
+        ),
         arm(LIBRA, SWAPPED, **swapped),
         *(arm(plan, f"{plan.name}, spread", **spread) for plan in POLICIES),
     ]
@@ -351,7 +364,7 @@ def _groups(results: dict[str, dict[str, Any]]) -> tuple[ArmGroup, ...]:
         ArmGroup(
             "Objects spread",
             f"Sampled resets in which every object may lie {SPREAD * 100:.0f} cm further to each "
-            "side, so that looking matters more.",
+            "side, so that the policy has to look; rendered with the demonstrations' meshes.",
             tuple(arm(f"{plan.name}, spread", plan) for plan in POLICIES),
         ),
     )

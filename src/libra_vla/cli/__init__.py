@@ -14,6 +14,9 @@ COMMANDS = {
     "collect": "demonstrations by scripted experts, as a LeRobot v3.0 dataset",
     "train": "trains a policy on a dataset",
     "eval": "evaluates a policy under the benchmark's official protocol",
+    "study asynchrony": "what a late planner costs, over modes, M and delays",
+    "serve": "a policy, or its planner alone, behind a websocket (openpi's protocol)",
+    "run": "evaluates with the refiner here and the planner on another machine",
     "info": "parameters, FLOPs and memory of a preset or of a trained policy",
     "data info": "what is in a dataset",
     "bench": "speed, side by side",
@@ -27,6 +30,9 @@ EXTRAS = {
     "bddl": "libero",
     "libero": "libero",
     "transformers": "vlm",
+    "websockets": "serve",
+    "msgpack": "serve",
+    "prometheus_client": "serve",
 }
 """Module -> the optional extra that brings it."""
 

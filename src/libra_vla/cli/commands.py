@@ -59,6 +59,34 @@ def eval(words: Words) -> Outcome:
     return Outcome(summaries.evaluate(evaluate(config), config.out))
 
 
+def study_asynchrony(words: Words) -> Outcome:
+    """What a late planner costs."""
+    from libra_vla.studies.asynchrony import AsynchronyConfig, study_asynchrony
+
+    config = parse(AsynchronyConfig, words, command="study asynchrony")
+    return Outcome(summaries.asynchrony(study_asynchrony(config), config.out))
+
+
+def serve(words: Words) -> Outcome:
+    """A policy behind a websocket."""
+    from libra_vla.serving.config import ServeConfig
+
+    config = parse(ServeConfig, words, command="serve")
+    from libra_vla.serving.serve import run_server
+
+    return Outcome(run_server(config))
+
+
+def run(words: Words) -> Outcome:
+    """Refiner here, planner elsewhere."""
+    from libra_vla.deployment import RunConfig
+
+    config = parse(RunConfig, words, command="run")
+    from libra_vla.deployment import run_split
+
+    return Outcome(summaries.run(run_split(config), config.out))
+
+
 def bench(words: Words) -> Outcome:
     """Speed, side by side."""
     from libra_vla.benchmark import BenchConfig, bench

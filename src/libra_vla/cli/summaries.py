@@ -23,6 +23,18 @@ def evaluate(results: Mapping[str, Any], out: Path) -> str:
     return "\n".join([*lines, f"wrote {out / 'results.json'}"])
 
 
+def run(results: Mapping[str, Any], out: Path | None) -> str:
+    """An evaluation, and what became of the link to the planner."""
+    link = results["link"]
+    lines = [
+        f"{link['plans']} plans over {link['connects']} connections, {link['failures']} failures"
+    ]
+    if link["last_failure"]:
+        lines.append(f"last failure: {link['last_failure']}")
+    text = evaluate(results, out or Path("."))
+    return "\n".join([*(text.splitlines() if out else text.splitlines()[:-1]), *lines])
+
+
 def success(counted: Mapping[str, Any]) -> str:
     """For instance "48/50   96.0 %  [86.5, 98.9]"; the interval is Wilson's at 95 %."""
     trials = counted["episodes"] - counted["errors"]
@@ -31,6 +43,20 @@ def success(counted: Mapping[str, Any]) -> str:
         return f"{share}  no episode counts"
     low, high = counted["ci95"]
     return f"{share} {counted['success_rate']:6.1%}  [{low:.1%}, {high:.1%}]"
+
+
+def asynchrony(study: Mapping[str, Any], out: Path) -> str:
+    """The plain cells, a line each."""
+    lines = ["success with its interval; age of intents and steps without motion, per episode"]
+    for cell in study["cells"]:
+        if cell["variant"] == "plain":
+            factor = "   " if cell["M"] is None else f"M={cell['M']}"
+            still = cell["starved_steps"] + cell["waited_steps"]
+            lines.append(
+                f"{cell['mode']:<12} {factor} delay {cell['delay']}  {success(cell)}  "
+                f"age {cell['age']['mean'] or 0.0:4.1f}  still {still:5.1f}"
+            )
+    return "\n".join([*lines, f"wrote {out / 'study.json'}", f"open  {out / 'report.html'}"])
 
 
 def train(summary: Mapping[str, Any], out: Path) -> str:

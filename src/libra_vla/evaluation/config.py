@@ -1,11 +1,14 @@
 """What an evaluation is asked to do."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
 from libra_vla.errors import LibraError, unknown
-from libra_vla.execution.executor import Mode
+from libra_vla.evaluation.timing import PlannerKind, Timing
+from libra_vla.execution.config import ExecutionConfig, Mode
+from libra_vla.execution.safety import SafetyConfig
 
 States = Literal["official", "sampled"]
 OFFICIAL_TRIALS, OFFICIAL_IMAGE_SIZE = 50, 256
@@ -38,6 +41,18 @@ class EvalConfig:
         image_size: side of the rendered images, pixels.
         max_steps: step budget in place of the benchmark's (not comparable).
         device: torch device of the policy.
+        real_time: the world goes on at its control rate while inference runs; otherwise it waits
+            for everything but a concurrent planner.
+        delay: how long a plan takes: "measured" (the default), control steps such as "4" or, with
+            jitter, "4~2", or a file with latencies in milliseconds.
+        refine_delay: how long a chunk's refinement takes, likewise; 0 if only `delay` is given.
+        planner: what works beside the control loop in concurrent mode: "simulated" counts control
+            steps and can be repeated; "thread" and "process" follow the clock.
+        move_object: "20:0.04" moves the object of the task by 4 cm at control step 20, in a drawn
+            direction.
+        watermark, hold, slow, max_age, replan_bins, replan_confidence, inpaint, freeze: of
+            execution; see `libra_vla.execution.config.ExecutionConfig`.
+        safety: limits of what reaches the robot.
     """
 
     policy: Path
@@ -59,6 +74,20 @@ class EvalConfig:
     image_size: int = OFFICIAL_IMAGE_SIZE
     max_steps: int | None = None
     device: str = "cpu"
+    real_time: bool = False
+    delay: str | None = None
+    refine_delay: str | None = None
+    planner: PlannerKind = "simulated"
+    move_object: str | None = None
+    watermark: int | None = None
+    hold: int | None = None
+    slow: int = 4
+    max_age: int | None = None
+    replan_bins: int | None = None
+    replan_confidence: float | None = None
+    inpaint: bool = False
+    freeze: int = 0
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
 
     def __post_init__(self) -> None:
         for name in ("episodes", "image_size", "max_steps"):
@@ -71,6 +100,35 @@ class EvalConfig:
             raise unknown("initial states", self.states, get_args(States))
         if self.states == "official" and self.spread > 0:
             raise LibraError("spread only applies to sampled initial states: set states to sampled")
+        _ = self.timing, self.execution, self.moved_object  # raise if they are wrong
+
+    @property
+    def execution(self) -> ExecutionConfig:
+        """How the policy is carried out."""
+        return ExecutionConfig(**{f.name: getattr(self, f.name) for f in fields(ExecutionConfig)})
+
+    @property
+    def timing(self) -> Timing:
+        """How time passes."""
+        return Timing.of(
+            self.mode,
+            real_time=self.real_time,
+            delay=self.delay,
+            refine_delay=self.refine_delay,
+            planner=self.planner,
+        )
+
+    @property
+    def moved_object(self) -> tuple[int, float] | None:
+        """Control step and metres of `move_object`."""
+        if self.move_object is None:
+            return None
+        if (found := re.fullmatch(r"(\d+):(\d*\.?\d+)", self.move_object)) is None:
+            raise LibraError(
+                f"move_object is '{self.move_object}': expected a control step and metres, such as "
+                "20:0.04"
+            )
+        return int(found[1]), float(found[2])
 
     @property
     def is_official(self) -> bool:
@@ -80,4 +138,7 @@ class EvalConfig:
             "stock",
             OFFICIAL_IMAGE_SIZE,
             None,
-        ) and (self.episodes == OFFICIAL_TRIALS and not self.instruction_from)
+        ) and (
+            self.episodes == OFFICIAL_TRIALS
+            and not (self.instruction_from or self.real_time or self.move_object)
+        )

@@ -15,7 +15,7 @@ from libra_vla.evaluation.config import EvalConfig
 from libra_vla.evaluation.journal import Journal
 from libra_vla.evaluation.results import results_of, summarise
 from libra_vla.evaluation.trial import Job, Trial, run_trial
-from libra_vla.execution.executor import ExecutionConfig
+from libra_vla.execution.config import ExecutionConfig
 from libra_vla.files import write_json
 from libra_vla.simulation.suites import Task, parse_indices
 from libra_vla.versions import versions
@@ -114,8 +114,7 @@ def _run(
 def _inspect(config: EvalConfig, benchmark: Benchmark) -> tuple[ExecutionConfig, dict[str, Any]]:
     """Loads the policy once, only to check the request against it and to say what it is."""
     policy = benchmark.load_policy(config.policy, config.device)
-    execution = ExecutionConfig(config.mode, config.horizon_factor, config.execute)
-    return execution.resolve(policy), policy.describe()
+    return config.execution.resolve(policy), policy.describe()
 
 
 def _key(job: Job) -> tuple[int, int]:
@@ -181,6 +180,8 @@ def _jobs(
                     meshes=config.meshes,
                     instructed_by=instructed_by.get(task.index),
                     record=config.out if trial < config.videos else None,
+                    timing=config.timing,
+                    moved_object=config.moved_object,
                 )
             )
     return jobs
@@ -196,6 +197,8 @@ def _protocol(config: EvalConfig, tasks: Sequence[Task], settle_steps: int) -> d
         "initial_states": config.states,
         "spread": config.spread,
         "meshes": config.meshes,
+        "moved_object": config.move_object,
+        "time": asdict(config.timing),
     }
 
 

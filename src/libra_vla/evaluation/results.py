@@ -38,6 +38,7 @@ def results_of(
         "latency_ms": latency(trials),
         "smoothness": mean_smoothness(trials),
         "failures": failures(trials),
+        "runtime": runtime(trials),
         "trials": trial_rows(trials),
     }
 
@@ -66,11 +67,14 @@ def task_results(
 
 def latency(trials: Iterable[Trial]) -> dict[str, dict[str, float | int | None]]:
     """Milliseconds over all trials: `plan` and `refine` per call, `control` per control step,
-    `chunk` per chunk (its refinement, and its plan where there was one: the paper's figure)."""
+    `chunk` per chunk (its refinement, and its plan where that was in line: the paper's figure)."""
     trials = list(trials)
     plans = [(p, r) for t in trials for p, r in zip(t.plan_ms, t.refine_ms, strict=True)]
     return {
-        "plan": percentiles([plan for plan, _ in plans if plan is not None]),
+        "plan": percentiles(
+            [plan for plan, _ in plans if plan is not None]
+            + [ms for t in trials for ms in t.background_ms]
+        ),
         "refine": percentiles([refine for _, refine in plans]),
         "chunk": percentiles([(plan or 0.0) + refine for plan, refine in plans]),
         "control": percentiles([ms for t in trials for ms in t.control_ms]),
@@ -88,7 +92,34 @@ def failures(trials: Iterable[Trial]) -> dict[str, int]:
     return dict(Counter(t.failure for t in trials if t.failure is not None))
 
 
+def runtime(trials: Iterable[Trial]) -> dict[str, Any]:
+    """What the executors did, added up over the trials that ended without an error.
+
+    `age` (of the observation behind an executed action, in control steps) is averaged over trials.
+    """
+    reports = [t.runtime for t in trials if t.error is None and t.runtime is not None]
+    counts = ("plans", "late_plans", "held_steps", "starved", "starved_steps", "waited_steps")
+    oldest = max((m for r in reports if (m := r["age"]["max"]) is not None), default=None)
+    return {
+        **{name: sum(r[name] for r in reports) for name in (*counts, "overrun_steps")},
+        "steps": sum(t.steps for t in trials if t.error is None),
+        "replans": _added(r["replans"] for r in reports),
+        "interventions": _added(r["interventions"] for r in reports),
+        "age": {
+            "mean": mean_of(r["age"]["mean"] for r in reports),
+            "max": oldest,
+        },
+    }
+
+
+def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)
+
+
 def trial_rows(trials: Iterable[Trial]) -> list[dict[str, Any]]:
     """One row per trial, without its timings: those are in `episodes.jsonl`."""
-    left_out = ("plan_ms", "refine_ms", "control_ms")
+    left_out = ("plan_ms", "refine_ms", "control_ms", "background_ms")
     return [{k: v for k, v in asdict(t).items() if k not in left_out} for t in trials]

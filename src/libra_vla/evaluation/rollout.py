@@ -1,7 +1,8 @@
 """One episode: a policy in an environment, recorded."""
 
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -65,6 +66,7 @@ class Episode:
         frames: the first camera's image at each chunk and at the end, uint8 [height, width, 3];
             empty unless asked for.
         chunks, control_ms: the executor's trace.
+        overrun_steps: control steps that began late, where the clock sets the pace.
     """
 
     success: bool = False
@@ -76,6 +78,7 @@ class Episode:
     frames: list[np.ndarray] = field(default_factory=list)
     chunks: list[ChunkRecord] = field(default_factory=list)
     control_ms: list[float] = field(default_factory=list)
+    overrun_steps: int = 0
 
 
 def rollout(
@@ -90,6 +93,8 @@ def rollout(
     instruction: str | None = None,
     watch: Callable[[], bool] | None = None,
     record_frames: bool = False,
+    events: Mapping[int, Callable[[], object]] | None = None,
+    period_s: float | None = None,
 ) -> Episode:
     """Runs one episode.
 
@@ -102,6 +107,8 @@ def rollout(
         instruction: given to the policy instead of the task's own.
         watch: another goal to keep an eye on; it does not end the episode.
         record_frames: keep images for a video.
+        events: control step -> what happens to the scene just before it.
+        period_s: seconds per control step where the clock sets the pace; None: as fast as it goes.
 
     Raises:
         LibraError: the policy was trained for another robot or other cameras. Everything else
@@ -113,12 +120,18 @@ def rollout(
     )
     episode = Episode(goal_elsewhere=None if watch is None else False)
 
+    latest: list[Observation] = []
+
     def observe() -> Observation:
         seen = env.observe()
-        if record_frames:
-            episode.frames.extend(_frame(seen))
-        episode.states.append(np.asarray(seen.state))
+        latest[:] = [seen]
         return seen if instruction is None else replace(seen, instruction=instruction)
+
+    def keep() -> None:
+        """A plan may look at other moments than a chunk; what is kept is one look per chunk."""
+        if record_frames:
+            episode.frames.extend(_frame(latest[0]))
+        episode.states.append(np.asarray(latest[0].state))
 
     with _errors_kept_in(episode):
         executor.reset(seed)
@@ -127,11 +140,17 @@ def rollout(
     if episode.error is not None:
         return episode
     policy.observation_spec.check(first)
+    pace = _Pace(period_s)
     with _errors_kept_in(episode):
         seen_already = [first]
         episode.positions.append(end_effector())
         while episode.steps < step_budget and not episode.success:
+            episode.overrun_steps += pace.wait()
+            if happens := (events or {}).get(episode.steps):
+                happens()
             action = executor.act(lambda: seen_already.pop() if seen_already else observe())
+            if len(executor.trace) > len(episode.states):
+                keep()
             episode.success = bool(env.step(action))
             episode.steps += 1
             episode.positions.append(end_effector())
@@ -142,6 +161,22 @@ def rollout(
             episode.frames.extend(_frame(env.observe()))
     episode.chunks, episode.control_ms = executor.trace, executor.control_ms
     return episode
+
+
+class _Pace:
+    """Lets control steps begin a period apart; one that is late moves all that follow."""
+
+    def __init__(self, period_s: float | None) -> None:
+        self._period, self._due = period_s, 0.0
+
+    def wait(self) -> bool:
+        """Waits for the next step to be due; returns whether it is late."""
+        if self._period is None:
+            return False
+        now, due = time.monotonic(), self._due
+        time.sleep(max(0.0, due - now))
+        self._due = max(now, due) + self._period
+        return 0.0 < due < now
 
 
 @contextmanager

@@ -53,3 +53,21 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     """Returns the mean of the values that are known, or None."""
     known = [v for v in values if v is not None]
     return float(np.mean(known)) if known else None
+
+
+def paired_difference(better: int, worse: int, n: int) -> tuple[float | None, list[float]]:
+    """Returns the difference of two success rates over the same `n` trials, and its 95 % interval.
+
+    Only the trials that ended differently count. The interval is Wald's with half a trial added to
+    each of the four outcomes (Agresti and Min 2005), cut to [-1, 1].
+
+    Args:
+        better: trials that only the first one solved.
+        worse: trials that only the second one solved.
+    """
+    if n == 0:
+        return None, [-1.0, 1.0]
+    b, c, total = better + 0.5, worse + 0.5, n + 2
+    middle = (b - c) / total
+    half = Z95 * math.sqrt(b + c - (b - c) ** 2 / total) / total
+    return (better - worse) / n, [max(-1.0, middle - half), min(1.0, middle + half)]

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,8 +13,11 @@ import numpy as np
 from libra_vla.evaluation.benchmark import Benchmark, DescribedPolicy
 from libra_vla.evaluation.rollout import Environment, Episode, rollout
 from libra_vla.evaluation.smoothness import smoothness
+from libra_vla.evaluation.timing import Timing
 from libra_vla.evaluation.video import write_video
-from libra_vla.execution.executor import ExecutionConfig, Executor
+from libra_vla.execution.config import ExecutionConfig
+from libra_vla.execution.executor import Executor
+from libra_vla.execution.process import ProcessPlanner
 from libra_vla.execution.protocol import Policy
 from libra_vla.execution.trace import trace_arrays
 from libra_vla.files import atomic_file
@@ -32,6 +36,8 @@ class Job:
         step_budget: control steps after settling.
         instructed_by: the task whose instruction the policy gets instead, or None.
         record: folder for this trial's video and trace, or None.
+        timing: how time passes.
+        moved_object: control step and metres by which the task's object is moved, or None.
     """
 
     policy: Path
@@ -48,6 +54,8 @@ class Job:
     meshes: str
     instructed_by: Task | None = None
     record: Path | None = None
+    timing: Timing = field(default_factory=Timing)
+    moved_object: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class Trial:
         smoothness: fields of `Smoothness`.
         plan_ms: one per chunk, None where no plan was made.
         refine_ms, control_ms: one per chunk and per control step.
+        background_ms: one per plan that was made beside the control loop.
+        runtime: what the executor did; see `libra_vla.execution.trace.summarise`.
         wall_s: seconds from the start of the trial to its end.
     """
 
@@ -79,6 +89,8 @@ class Trial:
     plan_ms: list[float | None] = field(default_factory=list)
     refine_ms: list[float] = field(default_factory=list)
     control_ms: list[float] = field(default_factory=list)
+    background_ms: list[float] = field(default_factory=list)
+    runtime: dict[str, Any] | None = None
     wall_s: float = 0.0
 
     @property
@@ -105,7 +117,7 @@ def run_trial(job: Job) -> Trial:
     """
     began = time.perf_counter()
     policy = _policy(job.benchmark, job.policy, job.device)
-    executor = Executor(policy, job.execution)
+    executor = _executor(job, policy)
     env = _environment(job, policy.observation_spec.cameras)
     other = job.instructed_by
     episode = rollout(
@@ -119,7 +131,10 @@ def run_trial(job: Job) -> Trial:
         instruction=None if other is None else other.instruction,
         watch=None if other is None else job.benchmark.watch_goal(env, other),
         record_frames=job.record is not None,
+        events=_events(job, env),
+        period_s=1.0 / _rate(executor) if job.timing.paced else None,
     )
+    executor.close()
     if job.record is not None:
         _save(
             episode,
@@ -127,6 +142,8 @@ def run_trial(job: Job) -> Trial:
             job.trial,
             job.record,
             frame_rate=_rate(executor) / _execute(executor),
+            plans=[(p.step, p.arrived, p.kept) for p in executor.plans],
+            halts=[(h.step, h.steps, h.starved) for h in executor.halts],
         )
     if episode.error is not None:
         _forget_scene()  # whatever broke may have left the simulator in no state to go on
@@ -145,8 +162,32 @@ def run_trial(job: Job) -> Trial:
         plan_ms=[None if c.plan_ms is None else round(c.plan_ms, 4) for c in episode.chunks],
         refine_ms=[round(c.refine_ms, 4) for c in episode.chunks],
         control_ms=[round(ms, 4) for ms in episode.control_ms],
+        background_ms=[
+            round(plan.ms, 4) for plan in executor.plans if job.execution.mode == "concurrent"
+        ],
+        runtime=executor.report() | {"overrun_steps": episode.overrun_steps},
         wall_s=round(time.perf_counter() - began, 3),
     )
+
+
+def _executor(job: Job, policy: DescribedPolicy) -> Executor:
+    mode, timing = job.execution.mode, job.timing
+    rate = policy.action_space.convention.rate_hz
+    return Executor(
+        policy,
+        job.execution,
+        planner=timing.background(policy, lambda: _process(job.benchmark, job.policy, job.device)),
+        latency=timing.latency(mode, rate),
+    )
+
+
+def _events(job: Job, env: Environment) -> dict[int, Callable[[], object]]:
+    """What happens to the scene at which control step."""
+    if job.moved_object is None:
+        return {}
+    step, metres = job.moved_object
+    rng = np.random.default_rng(job.seed)
+    return {step: lambda: job.benchmark.move_object(env, metres, rng)}
 
 
 def _rate(executor: Executor) -> float:
@@ -170,10 +211,22 @@ def _policy(benchmark: Benchmark, folder: Path, device: str) -> DescribedPolicy:
 
 def _warm_up(policy: Policy) -> None:
     """Plans and refines once on nothing: first calls compile and allocate, and are no latency."""
+    nothing = _nothing(policy)
+    policy.refine(nothing, policy.plan(nothing).coarse[: policy.chunk])
+
+
+def _nothing(policy: Policy) -> Observation:
     spec = policy.observation_spec
     black = {camera: np.zeros((256, 256, 3), dtype=np.uint8) for camera in spec.cameras}
-    nothing = Observation(black, np.zeros(spec.state_size, dtype=np.float32), "wait")
-    policy.refine(nothing, policy.plan(nothing).coarse[: policy.chunk])
+    return Observation(black, np.zeros(spec.state_size, dtype=np.float32), "wait")
+
+
+@cache
+def _process(benchmark: Benchmark, folder: Path, device: str) -> ProcessPlanner:
+    """A second copy of the policy, warmed up as well; it ends with this worker."""
+    planner = ProcessPlanner(benchmark.load_policy, [str(folder), device])
+    planner.plan(_nothing(_policy(benchmark, folder, device)))
+    return planner
 
 
 _scene: dict[tuple[object, ...], Environment] = {}
@@ -196,7 +249,16 @@ def _forget_scene() -> None:
         _scene.popitem()[1].close()
 
 
-def _save(episode: Episode, task: Task, trial: int, folder: Path, *, frame_rate: float) -> None:
+def _save(
+    episode: Episode,
+    task: Task,
+    trial: int,
+    folder: Path,
+    *,
+    frame_rate: float,
+    plans: list[tuple[int, int, int]],
+    halts: list[tuple[int, int, bool]],
+) -> None:
     """Writes the video (frames as the policy saw them, in real time) and the trace."""
     name = f"task{task.index:02d}_trial{trial:03d}"
     if episode.frames:
@@ -206,5 +268,7 @@ def _save(episode: Episode, task: Task, trial: int, folder: Path, *, frame_rate:
         arrays["positions"] = np.array(episode.positions)
         arrays["states"] = np.array(episode.states)
         arrays["control_ms"] = np.array(episode.control_ms)
+        arrays["plans"] = np.array(plans, dtype=np.int64).reshape(-1, 3)
+        arrays["halts"] = np.array(halts, dtype=np.int64).reshape(-1, 3)
         with atomic_file(folder / "traces" / f"{name}.npz") as partial:
             np.savez_compressed(partial, **arrays)  # pyright: ignore[reportArgumentType]

@@ -1,81 +1,47 @@
-"""The executor: turns a policy into one action per control step, and records how.
-
-Modes:
-    synchronous: plan and refine at every chunk.
-    sequential: refine at every chunk, plan in line when the buffer cannot fill the next one: the
-        paper's mode, where the planner works every M chunks.
-"""
+"""The executor: turns a policy into one action per control step, and records how."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any
 
 import numpy as np
 
-from libra_vla.errors import LibraError, unknown
-from libra_vla.execution.intent_buffer import IntentBuffer, Intents
-from libra_vla.execution.protocol import Plan, Policy
-from libra_vla.execution.trace import ChunkRecord
+from libra_vla.execution.checks import checked_actions
+from libra_vla.execution.config import ExecutionConfig
+from libra_vla.execution.intent_buffer import IntentBuffer
+from libra_vla.execution.latency import Latency
+from libra_vla.execution.planners import Background, Planner, in_background
+from libra_vla.execution.planning import Beside, Cause, InLine, Look, Planning, Served
+from libra_vla.execution.protocol import Policy, require_inpainting
+from libra_vla.execution.safety import Safety
+from libra_vla.execution.trace import ChunkRecord, Halt, PlanRecord, summarise
 from libra_vla.observation import Observation
-
-Mode = Literal["synchronous", "sequential"]
-
-
-@dataclass(frozen=True)
-class ExecutionConfig:
-    """How a policy is carried out.
-
-    Attributes:
-        mode: when the planner works.
-        horizon_factor: M, chunks per plan; at most the policy's, which is the default.
-        execute: actions carried out of each chunk before the next, 1..H; all H by default.
-    """
-
-    mode: Mode = "sequential"
-    horizon_factor: int | None = None
-    execute: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.mode == "concurrent":
-            raise LibraError(
-                f"mode 'concurrent' is not available yet: known: {', '.join(get_args(Mode))}"
-            )
-        if self.mode not in get_args(Mode):
-            raise unknown("mode", self.mode, get_args(Mode))
-
-    def resolve(self, policy: Policy) -> "ExecutionConfig":
-        """Fills in what `policy` decides by default.
-
-        Raises:
-            LibraError: `horizon_factor` or `execute` is beyond what the policy was trained for.
-        """
-        factor = policy.horizon_factor if self.horizon_factor is None else self.horizon_factor
-        execute = policy.chunk if self.execute is None else self.execute
-        if not 1 <= factor <= policy.horizon_factor:
-            raise LibraError(
-                f"horizon factor is {factor}: this policy plans for M = {policy.horizon_factor} "
-                f"chunks, so expected 1 to {policy.horizon_factor}"
-            )
-        if not 1 <= execute <= policy.chunk:
-            raise LibraError(
-                f"execute is {execute}: this policy's chunks hold H = {policy.chunk} actions, so "
-                f"expected 1 to {policy.chunk}"
-            )
-        return replace(self, horizon_factor=factor, execute=execute)
 
 
 class Executor:
     """Runs one policy through one episode at a time.
 
+    When intents run out (only possible where the planner works beside the control loop), the last
+    one is kept for `hold` control steps; then the robot slows down over `slow` of them and stands
+    still, the gripper as it was, until a plan comes. Nothing of that is silent: see `halts`.
+
     Args:
-        policy: what plans and refines.
-        config: mode, M and actions per chunk.
+        policy: what refines, and plans if nobody else does.
+        config: mode, M, actions per chunk, limits.
+        planner: who plans instead of the policy: a process, another machine, or (concurrent only)
+            something that works in the background already. A planner that is not in the
+            background is given a thread by `concurrent`.
+        latency: simulated time: inference costs this many control steps, in which the world goes
+            on. By default it costs what it costs: in line the world waits, and a concurrent
+            planner works in a thread.
         clock: seconds from any origin; only differences are used.
 
     Attributes:
-        config: with M and `execute` filled in.
+        config: with everything filled in.
         trace: one record per chunk of the episode.
+        plans: one record per plan that arrived.
+        halts: where the robot was given no chunk's action, and why.
+        safety: counts its interventions.
         control_ms: milliseconds each `act` took, without the time inside `observe`.
 
     Raises:
@@ -87,110 +53,199 @@ class Executor:
         policy: Policy,
         config: ExecutionConfig | None = None,
         *,
+        planner: Planner | Background | None = None,
+        latency: Latency | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.policy = policy
         self.config = (config or ExecutionConfig()).resolve(policy)
         assert self.config.horizon_factor and self.config.execute  # filled in by resolve
-        self._horizon = self.config.horizon_factor * policy.chunk
+        self._inpainting = require_inpainting(policy) if self.config.inpaint else None
         self._execute = self.config.execute
-        self._buffer = IntentBuffer(self._horizon)
-        self._clock = clock
+        self._latency, self._clock = latency or Latency(), clock
+        self._planning = self._make_planning(planner or policy, latency)
+        self.safety = Safety(self.config.safety, policy.action_space)
         self._start_over()
+
+    def _make_planning(self, planner: Planner | Background, latency: Latency | None) -> Planning:
+        config, policy = self.config, self.policy
+        buffer = IntentBuffer((config.horizon_factor or 1) * policy.chunk, config.max_age)
+        if config.mode == "concurrent":
+            background = in_background(planner, latency, self._clock)
+            return Beside(background, policy, config, buffer)
+        assert isinstance(planner, Planner)
+        return InLine(planner, policy, config, buffer, self._latency, self._clock)
+
+    @property
+    def plans(self) -> list[PlanRecord]:
+        return self._planning.plans
 
     def reset(self, seed: int) -> None:
         """Starts an episode: forgets the last one; `seed` fixes the policy's noise."""
         self.policy.reset(seed)
+        self._latency.reset(seed)
+        self._planning.reset(seed)
+        self.safety.reset()
         self._start_over()
 
     def _start_over(self) -> None:
-        self._buffer.clear()
         self._step = 0
+        self._chunk: ChunkRecord | None = None
         self.trace: list[ChunkRecord] = []
+        self.halts: list[Halt] = []
         self.control_ms: list[float] = []
+
+    def close(self) -> None:
+        """Ends a planner that works in the background."""
+        self._planning.close()
+
+    def report(self) -> dict[str, Any]:
+        """Returns what happened since `reset`, as JSON values; see `trace.summarise`."""
+        return summarise(self.trace, self.plans, self.halts) | {
+            "interventions": dict(self.safety.interventions)
+        }
 
     def act(self, observe: Callable[[], Observation]) -> np.ndarray:
         """Returns the raw action of the next control step, float32 [D].
 
         Args:
-            observe: called only when a new chunk begins: images are the expensive part. Its
-                `step` is replaced by the executor's own count, which the intents are aligned to.
+            observe: called only when a new chunk or a plan begins: images are the expensive part.
+                Its `step` is replaced by the executor's own count, which the intents are aligned
+                to.
 
         Raises:
             LibraError: the policy returned a wrong shape, a bin that does not exist, NaN or
-                infinity. No action is given out then.
+                infinity, or its planner failed too often. No action is given out then.
         """
-        began, seeing = self._clock(), 0.0
-        if not self.trace or self._step == self.trace[-1].step + self._execute:
-            asked = self._clock()
-            observation = replace(observe(), step=self._step)
-            seeing = self._clock() - asked
-            self.trace.append(self._next_chunk(observation))
-        chunk = self.trace[-1]
-        action = chunk.actions[self._step - chunk.step].copy()
-        chunk.executed += 1
+        began = self._clock()
+        look = Look(observe, self._step, self._clock)
+        self._planning.tick(look)
+        if self._chunk_is_over():
+            self._chunk = self._next_chunk(look)
+        action = self._chunk_action() if self._moving() else self._halt()
         self._step += 1
-        self.control_ms.append((self._clock() - began - seeing) * 1e3)
+        ms = (self._clock() - began - look.seconds) * 1e3
+        self.safety.took(ms)
+        self.control_ms.append(ms)
         return action
 
-    def _next_chunk(self, observation: Observation) -> ChunkRecord:
-        plan_ms = None
-        chunk = self.policy.chunk
-        if self.config.mode == "synchronous" or self._buffer.remaining(self._step) < chunk:
-            began = self._clock()
-            plan = self.policy.plan(observation)
-            plan_ms = (self._clock() - began) * 1e3
-            self._buffer.put(self._checked_plan(plan))
-        intents = self._buffer.window(self._step, chunk)
-        began = self._clock()
-        actions = self.policy.refine(observation, intents.coarse)
-        refine_ms = (self._clock() - began) * 1e3
-        return self._record(self._checked_actions(actions), intents, plan_ms, refine_ms)
+    def _chunk_is_over(self) -> bool:
+        """Also ends a chunk that goes on with a kept intent as soon as a plan has come."""
+        chunk = self._chunk
+        if chunk is None or self._step >= chunk.step + chunk.length:
+            return True
+        return self._step >= chunk.step + chunk.own and self._planning.has_intents(self._step)
 
-    def _record(
-        self, actions: np.ndarray, intents: Intents, plan_ms: float | None, refine_ms: float
-    ) -> ChunkRecord:
-        return ChunkRecord(
-            step=self._step,
-            plan_step=self._step - intents.age,
+    def _moving(self) -> bool:
+        return self._chunk is not None and self._step >= self._chunk.step
+
+    def _chunk_action(self) -> np.ndarray:
+        assert self._chunk is not None
+        action = self.safety(self._chunk.actions[self._step - self._chunk.step])
+        self._chunk.executed += 1
+        return action
+
+    def _next_chunk(self, look: Look) -> ChunkRecord | None:
+        served = self._planning.serve(look)
+        if served is None:
+            return None
+        self.safety.saw(look().state)
+        cause = self._unsure(served)
+        if cause and (again := self._planning.replan(look, cause)):
+            served = again
+        chunk, wait = self._refine(look, served)
+        if not cause and self._disagrees(chunk):
+            again = self._planning.replan(look, "disagreement")
+            if again is not None:
+                spent = chunk.refine_ms
+                chunk, more = self._refine(look, again)
+                chunk.refine_ms += spent
+                wait += more
+        if wait:
+            chunk.step += wait
+            self._planning.stood_still(wait)
+        self.trace.append(chunk)
+        return chunk
+
+    def _refine(self, look: Look, served: Served) -> tuple[ChunkRecord, int]:
+        """Returns the next chunk and the control steps that it makes the robot wait."""
+        intents, known = served.intents, self._left_over()
+        kept = min(self.config.freeze, len(known))
+        began = self._clock()
+        if self._inpainting and len(known):
+            actions = self._inpainting.refine_onto(look(), intents.coarse, known, frozen=kept)
+        else:
+            actions = self.policy.refine(look(), intents.coarse)
+        ms = (self._clock() - began) * 1e3
+        actions = checked_actions(
+            actions,
+            self.policy.action_space,
+            chunk=self.policy.chunk,
+            step=look.step,
+            finite=not self.config.safety.hold_on_nan,
+        )
+        if kept:
+            actions = np.concatenate([known[:kept], actions[kept:]])
+        chunk = ChunkRecord(
+            step=look.step,
+            plan_step=intents.observation_step,
             coarse=intents.coarse,
             confidence=intents.confidence,
             actions=actions,
-            plan_ms=plan_ms,
-            refine_ms=refine_ms,
+            plan_ms=served.plan_ms,
+            refine_ms=ms,
+            own=intents.own,
+            length=min(self._execute, intents.usable),
         )
+        return chunk, served.wait + max(0, self._latency.refine_steps(ms) - kept)
 
-    def _checked_plan(self, plan: Plan) -> Plan:
-        """Raises LibraError unless `plan` fills the horizon with bins that exist."""
-        space, coarse = self.policy.action_space, np.asarray(plan.coarse)
-        if plan.observation_step != self._step:
-            raise LibraError(
-                f"policy planned for control step {plan.observation_step} at step {self._step}: "
-                "plan() must pass its observation's step on"
-            )
-        if coarse.ndim != 2 or coarse.shape[1] != space.size or len(coarse) < self._horizon:
-            raise LibraError(
-                f"policy planned coarse actions {list(coarse.shape)}: expected at least "
-                f"[{self._horizon}, {space.size}]"
-            )
-        if (coarse < 0).any() or (coarse >= np.asarray(space.bins)).any():
-            raise LibraError(
-                f"policy planned bins that do not exist: expected 0 <= c < {space.bins}"
-            )
-        return plan
+    def _left_over(self) -> np.ndarray:
+        """Actions [k, D] of the last chunk for this control step and those after it."""
+        last = self.trace[-1] if self.trace else None
+        if (
+            last is None
+            or last.step + last.executed != self._step
+            or not np.isfinite(last.actions).all()
+        ):
+            return np.zeros((0, self.policy.action_space.size), np.float32)
+        return last.actions[last.executed :]
 
-    def _checked_actions(self, actions: np.ndarray) -> np.ndarray:
-        """Returns float32 [H, D]; raises LibraError for another shape, NaN or infinity."""
-        space, actions = self.policy.action_space, np.asarray(actions, dtype=np.float32)
-        if actions.shape != (self.policy.chunk, space.size):
-            raise LibraError(
-                f"policy returned actions {list(actions.shape)}: expected "
-                f"[{self.policy.chunk}, {space.size}]"
-            )
-        if not np.isfinite(actions).all():
-            row, column = np.argwhere(~np.isfinite(actions))[0]
-            raise LibraError(
-                f"policy returned {actions[row, column]} for '{space.convention.names[column]}' "
-                f"at control step {self._step + row}: actions must be finite"
-            )
-        return actions
+    def _unsure(self, served: Served) -> Cause | None:
+        """Whether intents that are not of this moment are too doubtful to go on with."""
+        limit, fresh = self.config.replan_confidence, served.intents.observation_step == self._step
+        if limit is None or fresh or served.intents.confidence.mean() >= limit:
+            return None
+        return "low confidence"
+
+    def _disagrees(self, chunk: ChunkRecord) -> bool:
+        """Whether the refiner, which looks now, leaves intents that come from an older look."""
+        if self.config.replan_bins is None or chunk.plan_step == self._step:
+            return False
+        chunk.deviation = self._deviation(chunk)
+        return chunk.deviation > self.config.replan_bins
+
+    def _deviation(self, chunk: ChunkRecord) -> int:
+        space, rows = self.policy.action_space, slice(0, chunk.length)
+        if not np.isfinite(chunk.actions[rows]).all():
+            return 0
+        distance = np.abs(space.encode(space.normalise(chunk.actions[rows])) - chunk.coarse[rows])
+        if space.convention.gripper is not None:
+            distance[:, space.convention.gripper] = 0
+        return int(distance.max())
+
+    def _halt(self) -> np.ndarray:
+        """Slows down and stands still; a wait for inference stands still at once."""
+        starved = self._chunk is None
+        halt = self.halts[-1] if self.halts else None
+        if halt is None or halt.step + halt.steps != self._step or halt.starved != starved:
+            halt = Halt(self._step, 0, "waiting for inference", starved)
+            self.halts.append(halt)
+        halt.steps += 1
+        if not starved:  # the plan has been postponed by the whole wait already
+            return self.safety.rest()
+        halt.reason = self._planning.trouble()
+        left = self.config.slow + 1 - halt.steps if self.trace else 0
+        if left <= 0:
+            self._planning.stood_still(1)
+            return self.safety.rest()
+        return self.safety.rest(motion=left / (left + 1))

@@ -15,12 +15,25 @@ class Intents(NamedTuple):
     Attributes:
         coarse: int64 [n, D], bin indices.
         confidence: float32 [n, D], the planner's probability of each, in [0, 1].
-        age: control steps since the observation behind them was taken.
+        observation_step: control step of the observation behind them.
+        own: how many of the rows are the plan's; those after them repeat its last one.
+        usable: how many of the rows may be carried out, the repeated ones counted in.
     """
 
     coarse: np.ndarray
     confidence: np.ndarray
-    age: int
+    observation_step: int
+    own: int
+    usable: int
+
+
+class _Held(NamedTuple):
+    """A plan, the control step of its first row, and the first steps it says nothing about."""
+
+    plan: Plan
+    start: int
+    end: int
+    too_old: float
 
 
 class IntentBuffer:
@@ -32,48 +45,75 @@ class IntentBuffer:
     that arrives late has lost the steps that passed meanwhile; one that was overtaken by a newer
     observation is dropped.
 
-    Safe to share between a thread that plans and one that acts.
+    Knows control steps, and no clock. Safe to share between threads.
 
     Args:
         capacity: most coarse actions held, M x H; the rest of a longer plan is cut off.
+        max_age: most control steps between an observation and an action that is carried out on
+            its intents; None for no limit.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, max_age: int | None = None) -> None:
         if capacity < 1:
             raise LibraError(f"intent buffer has capacity {capacity}: expected at least 1")
-        self.capacity = capacity
+        if max_age is not None and max_age < 0:
+            raise LibraError(f"intent buffer has an age limit of {max_age}: expected at least 0")
+        self.capacity, self.max_age = capacity, max_age
         self._lock = Lock()
         self.clear()
 
     def clear(self) -> None:
         """Forgets the plan and starts again at control step 0."""
         with self._lock:
-            self._plan: Plan | None = None
+            self._held: _Held | None = None
             self._now = 0
 
-    def put(self, plan: Plan) -> int:
+    def put(self, plan: Plan, *, start: int | None = None, now: int = 0) -> int:
         """Takes `plan` over and returns how many of its coarse actions are still to come.
 
         0 means that it came too late: its steps have passed, or a newer plan is here already.
+
+        Args:
+            start: control step its first row is meant for: later than that of its observation
+                where the robot stood still meanwhile.
+            now: control step at which it arrives.
         """
+        start = plan.observation_step if start is None else start
         with self._lock:
-            held = self._plan
-            if held is not None and plan.observation_step < held.observation_step:
+            old = self._held
+            if old is not None and plan.observation_step < old.plan.observation_step:
                 return 0
-            if left := self._left(plan, plan.observation_step):
-                self._plan = plan
-            return left
+            new = self._bounded(plan, start)
+            if usable := self._usable(new, max(start, now), 0):
+                self._held = new
+            return usable
+
+    def postpone(self, steps: int) -> None:
+        """Moves what is held by `steps` control steps, in which the robot stood still."""
+        with self._lock:
+            if self._held is not None:
+                self._held = self._bounded(self._held.plan, self._held.start + steps)
 
     def remaining(self, step: int) -> int:
-        """Returns how many coarse actions are held for control step `step` and those after it."""
+        """Returns how many coarse actions are held for `step` and later, of whatever age."""
         with self._lock:
-            return 0 if self._plan is None else self._left(self._plan, step)
+            return 0 if self._held is None else self._left(self._held, step)
 
-    def window(self, step: int, n: int) -> Intents:
+    def usable(self, step: int, *, hold: int = 0) -> int:
+        """Returns how many of them may be carried out, with `hold` repetitions of the last one."""
+        with self._lock:
+            return 0 if self._held is None else self._usable(self._held, step, hold)
+
+    def window(self, step: int, n: int, *, hold: int | None = None) -> Intents:
         """Returns the intents of control steps `step` to `step + n - 1`; earlier ones are gone.
 
+        Args:
+            hold: for how many control steps the last intent may be kept after the plan has ended.
+                If given, a window need not be whole: its end repeats the last intent.
+
         Raises:
-            LibraError: fewer than `n` are held, or `step` lies before one asked for earlier.
+            LibraError: not one may be carried out, fewer than `n` are held and `hold` is not given,
+                or `step` lies before one asked for earlier.
         """
         with self._lock:
             if step < self._now:
@@ -81,21 +121,33 @@ class IntentBuffer:
                     f"intents of control step {step} were asked for after those of step "
                     f"{self._now}: steps only go forward; call clear() between episodes"
                 )
-            plan = self._plan
-            held = 0 if plan is None else self._left(plan, step)
-            if plan is None or held < n:
+            held = self._held
+            left = 0 if held is None else self._left(held, step)
+            usable = 0 if held is None else self._usable(held, step, hold or 0)
+            if held is None or usable < 1 or (left < n and hold is None):
                 raise LibraError(
-                    f"intent buffer holds {held} coarse actions from control step {step} on, "
+                    f"intent buffer holds {left} coarse actions from control step {step} on, "
                     f"but {n} were asked for: plan first"
                 )
             self._now = step
-            age = step - plan.observation_step
-            rows = slice(age, age + n)
-            return Intents(plan.coarse[rows], plan.confidence[rows], age)
+            rows = np.minimum(np.arange(step, step + n), held.end - 1) - held.start
+            return Intents(
+                coarse=held.plan.coarse[rows],
+                confidence=held.plan.confidence[rows],
+                observation_step=held.plan.observation_step,
+                own=min(left, n),
+                usable=min(usable, n),
+            )
 
-    def _left(self, plan: Plan, step: int) -> int:
-        """How many rows of `plan` are meant for `step` or later and have not passed."""
-        if step < plan.observation_step:
-            return 0
-        end = plan.observation_step + min(len(plan.coarse), self.capacity)
-        return max(0, end - max(step, self._now))
+    def _bounded(self, plan: Plan, start: int) -> _Held:
+        limit = np.inf if self.max_age is None else plan.observation_step + self.max_age + 1
+        return _Held(plan, start, start + min(len(plan.coarse), self.capacity), limit)
+
+    def _left(self, held: _Held, step: int) -> int:
+        """How many rows are meant for `step` or later and have not passed."""
+        return 0 if step < held.start else max(0, held.end - max(step, self._now))
+
+    def _usable(self, held: _Held, step: int, hold: int) -> int:
+        """The same, less those that are too old, and with `hold` repetitions of the last."""
+        end = min(held.end + hold, held.too_old)
+        return 0 if step < held.start else max(0, int(end) - max(step, self._now))

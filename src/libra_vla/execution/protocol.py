@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from libra_vla.action_space import ActionSpace
+from libra_vla.errors import LibraError
 from libra_vla.observation import Observation, ObservationSpec
 
 
@@ -65,3 +66,29 @@ class Policy(Protocol):
     def refine(self, observation: Observation, coarse: np.ndarray) -> np.ndarray:
         """Returns raw actions, float32 [H, D], given coarse ones int64 [H, D] (fast, System 1)."""
         ...
+
+
+@runtime_checkable
+class InpaintingPolicy(Policy, Protocol):
+    """A policy whose chunks can join on to the one before (real-time chunking)."""
+
+    def refine_onto(
+        self, observation: Observation, coarse: np.ndarray, known: np.ndarray, *, frozen: int
+    ) -> np.ndarray:
+        """Like `refine`, but the chunk agrees with what the last one had left over.
+
+        Args:
+            known: raw actions [k, D] of the last chunk for the same control steps, 1 <= k <= H.
+            frozen: how many of them will be carried out in any case; the others pull the less
+                the later they are.
+        """
+        ...
+
+
+def require_inpainting(policy: Policy) -> InpaintingPolicy:
+    """Returns `policy`; raises LibraError if it cannot in-paint."""
+    if not isinstance(policy, InpaintingPolicy):
+        raise LibraError(
+            "this policy cannot in-paint its chunks (it has no refine_onto): set inpaint to False"
+        )
+    return policy

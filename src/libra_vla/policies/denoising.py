@@ -5,6 +5,7 @@ Both speak of a noise level in [0, 1]: 1 is pure noise, 0 is the action (openpi'
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol, get_args
 
@@ -31,6 +32,18 @@ class Denoiser(Protocol):
         """Returns actions [B, H, D], starting from unit Gaussian `noise`, in `steps` steps."""
         ...
 
+    def mixture(self, level: float) -> tuple[float, float]:
+        """Returns (a, s), so that noisy = a x actions + s x noise."""
+        ...
+
+    def actions_of(self, noisy: Tensor, prediction: Tensor, level: float) -> Tensor:
+        """Returns the actions that a prediction amounts to, [B, H, D]."""
+        ...
+
+    def prediction_of(self, noisy: Tensor, actions: Tensor, level: float) -> Tensor:
+        """Returns the prediction that amounts to `actions`, [B, H, D]."""
+        ...
+
 
 class RectifiedFlow:
     """Straight paths from actions to noise; the network predicts the velocity noise - action.
@@ -52,6 +65,15 @@ class RectifiedFlow:
         for now, after in pairwise(levels):
             x = x + (after - now) * predict(x, torch.full((len(x),), now, device=x.device))
         return x
+
+    def mixture(self, level: float) -> tuple[float, float]:
+        return 1.0 - level, level
+
+    def actions_of(self, noisy: Tensor, prediction: Tensor, level: float) -> Tensor:
+        return noisy - level * prediction
+
+    def prediction_of(self, noisy: Tensor, actions: Tensor, level: float) -> Tensor:
+        return (noisy - actions) / level
 
 
 class DDPM:
@@ -110,6 +132,75 @@ class DDPM:
                 fresh = torch.randn(x.shape, generator=generator, device=x.device)
                 x = x + math.sqrt(variance) * fresh
         return x
+
+    def mixture(self, level: float) -> tuple[float, float]:
+        signal = float(self.signal[round(level * self.train_steps)])
+        return math.sqrt(signal), math.sqrt(1.0 - signal)
+
+    def actions_of(self, noisy: Tensor, prediction: Tensor, level: float) -> Tensor:
+        share, noise = self.mixture(level)
+        return (noisy - noise * prediction) / share
+
+    def prediction_of(self, noisy: Tensor, actions: Tensor, level: float) -> Tensor:
+        share, noise = self.mixture(level)
+        return (noisy - share * actions) / noise
+
+
+@dataclass(frozen=True)
+class Join:
+    """What a chunk should agree with (real-time chunking).
+
+    Attributes:
+        known: normalised actions [B, H, D]; where the weight is 0 they do not matter.
+        weight: [H], 1 where an action is settled.
+    """
+
+    known: Tensor
+    weight: Tensor
+
+    @classmethod
+    def onto(cls, left_over: Tensor, frozen: int, chunk: int) -> "Join":
+        """What the last chunk left over: actions [k, D] for the first k of `chunk` control steps.
+
+        The weight is 1 for the `frozen` ones, then falls to 0 (Black et al. 2025, eq. 5).
+        """
+        k = len(left_over)
+        row = torch.arange(chunk, device=left_over.device)
+        share = ((k - row) / (k - frozen + 1)).clamp(0.0, 1.0)
+        weight = torch.where(row < frozen, 1.0, share * torch.expm1(share) / (math.e - 1.0))
+        known = torch.zeros(chunk, left_over.shape[1], device=left_over.device)
+        known[:k] = left_over
+        return cls(known[None], weight)
+
+
+GUIDANCE = 5.0
+"""Largest weight of the guidance, beta in Black et al. 2025."""
+
+
+def joined(denoiser: Denoiser, predict: Predict, join: Join | None) -> Predict:
+    """Returns a prediction that draws the sample towards what is known: in-painting by guidance.
+
+    At each step the actions predicted so far are compared with the known ones, and the difference
+    is led back through the network (pseudo-inverse guidance: Song et al. 2023; for flows and with
+    the clipped weight: Black et al. 2025, "Real-time execution of action chunking flow policies").
+    """
+    if join is None:
+        return predict
+
+    def guided(noisy: Tensor, level: Tensor) -> Tensor:
+        at = float(level[0])
+        share, noise = denoiser.mixture(at)
+        time = noise / (share + noise)  # where on a flow's straight path this mixture lies
+        gain = min(GUIDANCE * time, ((1 - time) ** 2 + time**2) / max(1 - time, 1e-9))
+        with torch.enable_grad():
+            x = noisy.detach().requires_grad_()
+            actions = denoiser.actions_of(x, predict(x, level), at)
+            missing = (join.weight[:, None] * (join.known - actions)).detach()
+            (pull,) = torch.autograd.grad(actions, x, missing)
+        towards = actions.detach() + gain * (share + noise) * pull
+        return denoiser.prediction_of(noisy, towards, at)
+
+    return guided
 
 
 def make_denoiser(method: str, train_steps: int = 100) -> Denoiser:

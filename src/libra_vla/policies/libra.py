@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from libra_vla.config import PolicyConfig
 from libra_vla.policies.backbones import make_backbone, make_encoder
 from libra_vla.policies.batch import Batch, Moment
-from libra_vla.policies.denoising import Denoiser, Predict, make_denoiser
+from libra_vla.policies.denoising import Denoiser, Join, Predict, joined, make_denoiser
 from libra_vla.policies.layers import Block, DiffusionTransformer, Tokens
 from libra_vla.policies.planner import SemanticPlanner
 from libra_vla.policies.refiner import ActionRefiner
@@ -22,10 +22,13 @@ class Model(Protocol):
         """Returns probabilities over bins, [B, L, D, N_max]."""
         ...
 
-    def refine(self, seen: Moment, coarse: Tensor, noise: Tensor) -> Tensor:
+    def refine(
+        self, seen: Moment, coarse: Tensor, noise: Tensor, join: Join | None = None
+    ) -> Tensor:
         """Turns unit Gaussian noise [B, H, D] into normalised actions.
 
-        `coarse` weighs each dimension's bins, [B, H, D, N_max]; one-hot for a hard intent.
+        `coarse` weighs each dimension's bins, [B, H, D, N_max]; one-hot for a hard intent. With
+        `join` the chunk agrees with what the last one left over.
         """
         ...
 
@@ -79,8 +82,11 @@ class LibraModel(nn.Module):
     def plan(self, seen: Moment) -> Tensor:
         return self.planner(seen.images, seen.state, seen.instructions).softmax(dim=-1)
 
-    def refine(self, seen: Moment, coarse: Tensor, noise: Tensor) -> Tensor:
+    def refine(
+        self, seen: Moment, coarse: Tensor, noise: Tensor, join: Join | None = None
+    ) -> Tensor:
         predict = self.refiner.look(seen.images, seen.state, coarse)
+        predict = joined(self.denoiser, predict, join)
         return self.denoiser.sample(predict, noise, self.config.refiner.sample_steps)
 
     def loss(
@@ -189,8 +195,11 @@ class MonolithicModel(nn.Module):
             condition = condition.repeat_interleave(draws, dim=0)
         return lambda noisy, level: self.transformer(noisy, level, 0.0, condition, read, mask)
 
-    def refine(self, seen: Moment, coarse: Tensor, noise: Tensor) -> Tensor:
-        return self.denoiser.sample(self.look(seen), noise, self.config.refiner.sample_steps)
+    def refine(
+        self, seen: Moment, coarse: Tensor, noise: Tensor, join: Join | None = None
+    ) -> Tensor:
+        predict = joined(self.denoiser, self.look(seen), join)
+        return self.denoiser.sample(predict, noise, self.config.refiner.sample_steps)
 
     def loss(
         self,

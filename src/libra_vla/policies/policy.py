@@ -18,6 +18,7 @@ from libra_vla.files import atomic_folder, read_json, sha256, write_json
 from libra_vla.images import resize
 from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies.batch import Moment
+from libra_vla.policies.denoising import Join
 from libra_vla.policies.libra import make_model
 
 FORMAT = 1
@@ -121,10 +122,24 @@ class LibraPolicy:
     @torch.inference_mode()
     def refine(self, observation: Observation, coarse: np.ndarray) -> np.ndarray:
         """Raw actions, float32 [H, D], that fill in coarse ones int64 [H, D]."""
+        return self._refine(observation, coarse)
+
+    @torch.no_grad()  # guidance leads back through the network, which inference mode rules out
+    def refine_onto(
+        self, observation: Observation, coarse: np.ndarray, known: np.ndarray, *, frozen: int
+    ) -> np.ndarray:
+        """Like `refine`, but agrees with raw actions [k, D] that the last chunk left over."""
+        left_over = torch.from_numpy(self.action_space.normalise(known)).to(self.device)
+        return self._refine(observation, coarse, Join.onto(left_over, frozen, self.chunk))
+
+    def _refine(
+        self, observation: Observation, coarse: np.ndarray, join: Join | None = None
+    ) -> np.ndarray:
         bins = torch.from_numpy(np.asarray(coarse)).to(self.device)
         weights = torch.nn.functional.one_hot(bins, max(self.action_space.bins)).float()
         noise = torch.randn((1, self.chunk, self.action_space.size), generator=self._noise)
-        actions = self.model.refine(self.see(observation), weights[None], noise.to(self.device))
+        noise = noise.to(self.device)
+        actions = self.model.refine(self.see(observation), weights[None], noise, join)
         return self.action_space.denormalise(actions[0].float().cpu().numpy())
 
     def parameters(self) -> dict[str, int]:

@@ -43,7 +43,9 @@ TAPER_COST, TAPER_FREE = 0.1, 1.2
 """What tapers across the fingers slips out of them; 2 is the corner of an octagon."""
 SHALLOW_COST = 2.0
 REACH_COST = 3.0
-SIDE_COST = 0.02
+SIDE_COST = 0.04
+"""One side of an object is preferred to the other (from the robot: its left), lest a policy has to
+learn two ways."""
 COLLISION_COST = 8.0
 CROWDED_COST = 4.0
 """Where the object goes; there it may be let go of higher up."""
@@ -196,7 +198,7 @@ def _candidates(
                     + SHALLOW_COST * (height - heights[0])
                     + REACH_COST * _excess_reach(position + offset, base)
                     + REACH_COST * _excess_reach(goal + offset, base)
-                    + SIDE_COST * float(offset[1] > 0.01)
+                    + SIDE_COST * float(offset[1] < -0.01)
                 )
                 yield Grasp(
                     offset=rotation.T @ offset,

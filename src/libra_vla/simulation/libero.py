@@ -329,16 +329,19 @@ class _Renderer:
     """An offscreen context of robosuite's, drawn from a copy of the simulation."""
 
     HIDDEN_GROUP = 5
+    DOWNWARD = CAMERAS["wrist"]
+    """Looks down on mirrors, which show it next to nothing."""
 
     def __init__(self, sim: Any, meshes: Meshes) -> None:
         from robosuite.utils.binding_utils import MjRenderContextOffscreen
 
         self.sim, self.model = sim, sim.model._model
-        if meshes == "decimated":
+        self.coarse = meshes == "decimated"
+        if meshes not in get_args(Meshes):
+            raise unknown("meshes", meshes, get_args(Meshes))
+        if self.coarse:
             decimate(self.model)
             self.model.vis.quality.offsamples = 0
-        elif meshes != "stock":
-            raise unknown("meshes", meshes, get_args(Meshes))
         self.context = MjRenderContextOffscreen(sim, device_id=-1)
         self.context.vopt.geomgroup[0] = 0  # collision geoms
         self.context.vopt.geomgroup[1] = 1  # visual geoms
@@ -359,6 +362,7 @@ class _Renderer:
         # The reflection pass doubles the time; without a mirror in view it changes nothing, and
         # neither do geoms out of view, which MuJoCo would send to the rasteriser all the same.
         mirrored = bool((visible & self.mirrors).any())
+        mirrored &= not (self.coarse and camera == self.DOWNWARD)
         context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = mirrored
         groups = np.array(self.model.geom_group)
         if not mirrored:

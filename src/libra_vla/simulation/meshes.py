@@ -11,7 +11,7 @@ import numpy as np
 
 KEEP = 0.08
 """Share of the faces that is kept, but for..."""
-SMALLEST = 1000
+SMALLEST = 2500
 """...the faces that every mesh keeps: below, thin plates and handles get holes."""
 
 

@@ -37,6 +37,8 @@ class TrainConfig:
             refiner always meets the planner's mistakes before it is deployed.
         planner_weight, refiner_weight: of the joint loss (open in the paper).
         granularity: N; by default the preset's.
+        horizon_factor: M, chunks per plan; by default the preset's. A policy may be carried out
+            with any smaller one.
         normalisation: how raw actions map to [-1, 1].
         validation: share of the episodes held out of training, for the logged validation losses.
         seed: of initialisation, sampling, augmentation and noise.
@@ -66,6 +68,7 @@ class TrainConfig:
     planner_weight: float = 1.0
     refiner_weight: float = 1.0
     granularity: int | None = None
+    horizon_factor: int | None = None
     normalisation: Normalisation = "min_max"
     validation: float = 0.0
     seed: int = 0

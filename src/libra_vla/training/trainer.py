@@ -206,6 +206,8 @@ def build_policy(
     architecture = load_preset(config.preset)
     if config.granularity is not None:
         architecture = replace(architecture, granularity=config.granularity)
+    if config.horizon_factor is not None:
+        architecture = replace(architecture, horizon_factor=config.horizon_factor)
     if dataset.convention is None:
         raise LibraError(
             f"{dataset.path} does not say what its actions mean: add meta/libra_vla.json with an "

@@ -1,0 +1,1 @@
+"""Serving: policies and planners behind a socket, in openpi's wire format. No pickle anywhere."""

@@ -1,0 +1,1 @@
+"""Studies: experiments of many evaluations, resumable, each with a table and a page."""
