@@ -197,10 +197,18 @@ def test_a_task_without_a_skill_says_which_goal():
     from libra_vla.simulation.goals import task_goals
     from libra_vla.simulation.suites import load_tasks
 
-    unable = [task for task in load_tasks("libero_90") if not supports(task)]
-    assert unable
+    unable = {
+        suite: [task for task in load_tasks(suite) if not supports(task)]
+        for suite in ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+    }
+    assert {suite: [task.index for task in tasks] for suite, tasks in unable.items()} == {
+        "libero_spatial": [],
+        "libero_object": [],
+        "libero_goal": [5, 9],  # pushing a plate, laying a bottle
+        "libero_10": [9],  # the microwave
+    }
     with pytest.raises(LibraError, match=r"asks for .* which the expert has no skill for"):
-        task_goals(unable[0])
+        task_goals(unable["libero_10"][0])
 
 
 # Episodes in the simulator

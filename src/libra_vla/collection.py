@@ -374,6 +374,6 @@ def _metadata(config: CollectConfig) -> dict[str, Any]:
     return {
         **_settings(config),
         "initial_states": "sampled resets, never the official evaluation states",
-        "expert": "scripted pick-and-place with privileged state",
+        "expert": "scripted skills with privileged state",
         "versions": versions(),
     }

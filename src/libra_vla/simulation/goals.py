@@ -91,18 +91,16 @@ def _feasible(goal: tuple[str, ...], problem: dict[str, Any]) -> bool:
     predicate, target, *rest = goal
     objects = {name for names in problem["objects"].values() for name in names}
     owners = {name: region["target"] for name, region in problem["regions"].items()}
-    initially = [tuple(state) for state in problem["initial_state"]]
     if predicate in ("open", "close"):
-        door = target.startswith("microwave") and predicate == "close"
-        return is_drawer(target) or door
+        return is_drawer(target)
     if predicate == "turnon":
         return target.startswith("flat_stove")
     if target not in objects or predicate not in ("on", "in"):
         return False
     (receptacle,) = rest
     owner = owners.get(receptacle, "")
-    if predicate == "on":
-        return receptacle in objects or receptacle in owners
-    if owner.startswith("microwave"):
-        return ("open", owner) in initially
-    return owner in objects or is_drawer(receptacle) or owner.startswith("desk_caddy")
+    if predicate == "in":
+        return owner in objects or is_drawer(receptacle) or owner.startswith("desk_caddy")
+    # A bottle has to lie in a rack, and a plate on the table has to be pushed.
+    lying, pushed = owner.startswith("wine_rack"), owner in TABLES and target.startswith("plate")
+    return (receptacle in objects or receptacle in owners) and not lying and not pushed

@@ -39,6 +39,8 @@ straight near 0.78 m."""
 WIDTH_COST = 1.0
 ALONG_COST, ACROSS_COST = 0.3, 2.0
 YAW_COST = 0.06
+TAPER_COST, TAPER_FREE = 0.1, 1.2
+"""What tapers across the fingers slips out of them; 2 is the corner of an octagon."""
 SHALLOW_COST = 2.0
 REACH_COST = 3.0
 SIDE_COST = 0.04
@@ -185,12 +187,13 @@ def _candidates(
         flat = (target - position) @ frame  # along, across, down
         for height in heights:
             down = position[2] - height
-            for centre, width in _slices(flat, down):
+            for centre, width, taper in _slices(flat, down):
                 offset = frame @ np.array([*centre, down])
                 cost = (
                     WIDTH_COST * width
                     + ALONG_COST * float(abs(centre[0]))
                     + ACROSS_COST * float(abs(centre[1]))
+                    + TAPER_COST * max(0.0, taper - TAPER_FREE)
                     + YAW_COST * abs(yaw)
                     + SHALLOW_COST * (height - heights[0])
                     + REACH_COST * _excess_reach(position + offset, base)
@@ -217,11 +220,12 @@ def hand_collides(points: np.ndarray, site: np.ndarray, rotation: np.ndarray) ->
     return _intrusion((points - site) @ rotation, 0.004) > 0.0
 
 
-def _slices(flat: np.ndarray, down: float) -> list[tuple[np.ndarray, float]]:
+def _slices(flat: np.ndarray, down: float) -> list[tuple[np.ndarray, float, float]]:
     """Finds what fits between the pads at depth `down` (m, hand frame about the object's origin).
 
     Returns:
-        Pairs of the centre [2] (along and across the finger axis) and the width.
+        The centre [2] (along and across the finger axis), the width, and how much that changes per
+        metre across the finger axis.
     """
     band = flat[(flat[:, 2] > down - PAD_BACK) & (flat[:, 2] < down + FINGER_TIP)]
     if not len(band):
@@ -230,7 +234,9 @@ def _slices(flat: np.ndarray, down: float) -> list[tuple[np.ndarray, float]]:
     reach = np.abs(band[:, 1]).max()
     for step in range(-int(reach / SLICE), int(reach / SLICE) + 1):
         across = step * SLICE
-        along = np.sort(band[np.abs(band[:, 1] - across) < SLICE, 0])
+        window = band[np.abs(band[:, 1] - across) < SLICE]
+        window = window[np.argsort(window[:, 0])]
+        along = window[:, 0]
         if len(along) < 2:
             continue
         gaps = np.flatnonzero(np.diff(along) > 0.012)
@@ -244,8 +250,18 @@ def _slices(flat: np.ndarray, down: float) -> list[tuple[np.ndarray, float]]:
                 # Closing fingers squeeze all that is between them.
                 alone = before[i] < centre - FINGER_INNER and after[j] > centre + FINGER_INNER
                 if alone and end - start < WIDEST:
-                    found.append((np.array([centre, across]), float(end - start)))
+                    between = window[(along >= start) & (along <= end)]
+                    taper = _taper(between, across)
+                    found.append((np.array([centre, across]), float(end - start), taper))
     return found
+
+
+def _taper(points: np.ndarray, across: float) -> float:
+    """How much wider samples [K, 3] are on one side of `across` than on the other, per metre."""
+    sides = [points[points[:, 1] < across, 0], points[points[:, 1] > across, 0]]
+    if not all(len(side) for side in sides):
+        return 0.0
+    return abs(float(np.ptp(sides[0]) - np.ptp(sides[1]))) / SLICE
 
 
 def _intrusion(points: np.ndarray, margin: float) -> float:

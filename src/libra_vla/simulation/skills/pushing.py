@@ -19,8 +19,8 @@ from libra_vla.simulation.skills.motion import (
 from libra_vla.simulation.skills.skill import Skill
 
 LEAN = 0.7
-"""Angle (rad) from the vertical of a hand that pushes, so that the palm stays clear of what is
-above the bar."""
+"""Angle (rad) from the vertical of a hand that pushes; the palm must stay clear of the bars above,
+so its narrow side faces them."""
 RUN_UP = 0.06
 """Distance (m) from the bar at which the hand comes down."""
 ROOM, INSERTION = 0.03, 0.06
@@ -31,7 +31,7 @@ PUSH = 0.05
 """Metres that the hand aims beyond the bar."""
 SHUT = 0.003
 RETREAT = 0.08
-SPEED = 0.6
+SPEED = 0.9
 
 
 class CloseDrawer(Skill):
@@ -41,7 +41,7 @@ class CloseDrawer(Skill):
         super().__init__(scene, goal)
         self._joint = scene.joint(goal.target)
         self._outwards = -self._joint.axis
-        self._rotation = lean(self._outwards, LEAN) @ hand_rotation(0.0)
+        self._rotation = lean(self._outwards, LEAN) @ hand_rotation(np.pi / 2)  # palm edge on
         self._contact = outermost(scene.body_points(self._joint.body), self._outwards, BAR_DEPTH)
         hand, _ = scene.hand()
         self._transit = highest(scene.points(), hand, self._contact, RUN_UP) + CLEARANCE
