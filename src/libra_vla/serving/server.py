@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -20,7 +21,7 @@ from libra_vla.serving.batching import Batcher
 from libra_vla.serving.codec import pack, unpack
 from libra_vla.serving.config import MIB, ServeConfig, read_api_key
 from libra_vla.serving.metrics import Metrics
-from libra_vla.serving.requests import PROMPT, STATE, Request, camera_key, read_request
+from libra_vla.serving.requests import PROMPT, STATE, Request, camera_key, read_request, shrunk
 from libra_vla.serving.roles import PlannerRole, PolicyRole, ServedRole
 from libra_vla.serving.served import ServedPolicy
 
@@ -219,7 +220,9 @@ class PolicyServer:
             raise LibraError("the message is a text frame: expected a binary one, msgpack")
         policy = self.policy
         convention = policy.action_space.convention
-        return read_request(unpack(message), policy.observation_spec, convention)
+        request = read_request(unpack(message), policy.observation_spec, convention)
+        # Here and not in the model's thread, which has to serve everybody.
+        return replace(request, observation=shrunk(request.observation, policy.image_size))
 
     async def _answer(
         self, state: Any, request: Request, previous_ms: float | None, began: float
