@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
@@ -88,7 +89,8 @@ class PolicyServer:
     def stop(self) -> None:
         """Asks the server to finish what it was asked and to end; from any thread."""
         if self._loop is not None and self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
+            with suppress(RuntimeError):  # its loop is closed: it has ended already
+                self._loop.call_soon_threadsafe(self._stop.set)
 
     async def run(self, ready: Callable[[], None] = lambda: None, *, signals: bool = False) -> None:
         """Serves until `stop` is called or, with `signals`, SIGTERM or SIGINT comes.
