@@ -20,10 +20,9 @@ from websockets.sync.client import ClientConnection, connect
 from libra_vla.action_space import ActionSpace
 from libra_vla.errors import LibraError
 from libra_vla.execution.protocol import Plan, Policy
-from libra_vla.images import resize
 from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.serving.codec import pack, unpack
-from libra_vla.serving.requests import MAX_SIDE, SEQUENCE, write_observation
+from libra_vla.serving.requests import MAX_SIDE, SEQUENCE, shrunk, write_observation
 
 log = logging.getLogger(__name__)
 MAX_ANSWER = 16 * 2**20
@@ -233,10 +232,7 @@ class RemotePlanner:
         self._spec.check(observation)
         size = self.metadata["observation"].get("image_size")
         if isinstance(size, int) and 1 <= size <= MAX_SIDE:
-            images = {c: resize(observation.images[c], size) for c in self._spec.cameras}
-            observation = Observation(
-                images, observation.state, observation.instruction, observation.step
-            )
+            observation = shrunk(observation, size)
         return write_observation(observation, self._spec.cameras)
 
     def _receive(self, deadline: float) -> dict[str, Any]:

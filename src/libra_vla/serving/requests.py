@@ -1,13 +1,14 @@
 """What a client may say, key by key: openpi's observation keys, and a few optional ones of ours."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from libra_vla.action_space import ActionConvention
 from libra_vla.errors import LibraError
+from libra_vla.images import resize
 from libra_vla.observation import Observation, ObservationSpec
 
 OPENPI_CAMERAS = {"agentview": "observation/image", "wrist": "observation/wrist_image"}
@@ -80,6 +81,14 @@ def write_observation(observation: Observation, cameras: tuple[str, ...]) -> dic
         PROMPT: observation.instruction,
         STEP: observation.step,
     }
+
+
+def shrunk(observation: Observation, size: int | None) -> Observation:
+    """Returns the observation with its images resized as the policy does it; None leaves them."""
+    if size is None:
+        return observation
+    images = {camera: resize(image, size) for camera, image in observation.images.items()}
+    return replace(observation, images=images)
 
 
 def _present(message: Mapping[str, Any], key: str) -> Any:

@@ -6,6 +6,8 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -20,7 +22,7 @@ from libra_vla.serving.batching import Batcher
 from libra_vla.serving.codec import pack, unpack
 from libra_vla.serving.config import MIB, ServeConfig, read_api_key
 from libra_vla.serving.metrics import Metrics
-from libra_vla.serving.requests import PROMPT, STATE, Request, camera_key, read_request
+from libra_vla.serving.requests import PROMPT, STATE, Request, camera_key, read_request, shrunk
 from libra_vla.serving.roles import PlannerRole, PolicyRole, ServedRole
 from libra_vla.serving.served import ServedPolicy
 
@@ -87,7 +89,8 @@ class PolicyServer:
     def stop(self) -> None:
         """Asks the server to finish what it was asked and to end; from any thread."""
         if self._loop is not None and self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
+            with suppress(RuntimeError):  # its loop is closed: it has ended already
+                self._loop.call_soon_threadsafe(self._stop.set)
 
     async def run(self, ready: Callable[[], None] = lambda: None, *, signals: bool = False) -> None:
         """Serves until `stop` is called or, with `signals`, SIGTERM or SIGINT comes.
@@ -219,7 +222,9 @@ class PolicyServer:
             raise LibraError("the message is a text frame: expected a binary one, msgpack")
         policy = self.policy
         convention = policy.action_space.convention
-        return read_request(unpack(message), policy.observation_spec, convention)
+        request = read_request(unpack(message), policy.observation_spec, convention)
+        # Here and not in the model's thread, which has to serve everybody.
+        return replace(request, observation=shrunk(request.observation, policy.image_size))
 
     async def _answer(
         self, state: Any, request: Request, previous_ms: float | None, began: float
