@@ -114,10 +114,13 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
             f"{out} was made with other settings ({settings}): choose another --out, or delete it"
         )
     clock = StageClock(marker)
-    clock.time("demonstrations", lambda: _collect(config))
-    clock.time("training", lambda: _train(config))
-    results = clock.time("evaluation", lambda: _evaluate(config))
-    clock.time("report", lambda: _report(config, results, clock.seconds))
+    try:
+        clock.time("demonstrations", lambda: _collect(config))
+        clock.time("training", lambda: _train(config))
+        results = clock.time("evaluation", lambda: _evaluate(config))
+        clock.time("report", lambda: _report(config, results, clock.seconds))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped: the same command goes on with {out}") from None
     summary = results["Libra"] | {
         "arms": {name: _brief(r) for name, r in results.items()},
         "quickstart": {
