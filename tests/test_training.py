@@ -53,6 +53,12 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert metrics(a) == metrics(b)
 
 
+def test_a_policy_may_plan_further_than_its_preset(data: Path):
+    dataset = LeRobotDataset.open(data)
+    policy, _, _ = build_policy(config(data, Path("unused"), horizon_factor=5), dataset)
+    assert policy.horizon_factor == 5 and policy.config.macro_horizon == 25
+
+
 @pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic"])
 def test_a_run_leaves_a_policy_and_its_record(data: Path, tmp_path: Path, preset: str):
     out = tmp_path / "run"

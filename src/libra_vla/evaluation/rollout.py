@@ -119,48 +119,64 @@ def rollout(
         env.convention, mine="the policy", theirs="the environment"
     )
     episode = Episode(goal_elsewhere=None if watch is None else False)
-
-    latest: list[Observation] = []
-
-    def observe() -> Observation:
-        seen = env.observe()
-        latest[:] = [seen]
-        return seen if instruction is None else replace(seen, instruction=instruction)
-
-    def keep() -> None:
-        """A plan may look at other moments than a chunk; what is kept is one look per chunk."""
-        if record_frames:
-            episode.frames.extend(_frame(latest[0]))
-        episode.states.append(np.asarray(latest[0].state))
-
+    eyes, pace = _Eyes(env, episode, instruction, record_frames), _Pace(period_s)
     with _errors_kept_in(episode):
         executor.reset(seed)
         env.reset(seed=seed, init_state=init_state, spread=spread)
-        first = observe()
-    if episode.error is not None:
+        eyes.ahead = eyes.observe()
+    if episode.error is not None or eyes.ahead is None:
         return episode
-    policy.observation_spec.check(first)
-    pace = _Pace(period_s)
+    policy.observation_spec.check(eyes.ahead)
     with _errors_kept_in(episode):
-        seen_already = [first]
         episode.positions.append(end_effector())
         while episode.steps < step_budget and not episode.success:
             episode.overrun_steps += pace.wait()
             if happens := (events or {}).get(episode.steps):
                 happens()
-            action = executor.act(lambda: seen_already.pop() if seen_already else observe())
+            action = executor.act(eyes.observe)
             if len(executor.trace) > len(episode.states):
-                keep()
+                eyes.keep()
             episode.success = bool(env.step(action))
             episode.steps += 1
             episode.positions.append(end_effector())
             if watch is not None and not episode.goal_elsewhere:
                 episode.goal_elsewhere = watch()
-    if record_frames:
-        with suppress(Exception):  # the outcome stands, with or without a last picture of it
-            episode.frames.extend(_frame(env.observe()))
+    with suppress(Exception):  # the outcome stands, with or without a last picture of it
+        eyes.keep_frame(env.observe)
     episode.chunks, episode.control_ms = executor.trace, executor.control_ms
     return episode
+
+
+@dataclass
+class _Eyes:
+    """Looks for the policy, and keeps one look per chunk: a plan may look at other moments."""
+
+    env: Environment
+    episode: Episode
+    instruction: str | None
+    record_frames: bool
+    ahead: Observation | None = None
+    latest: Observation | None = None
+
+    def observe(self) -> Observation:
+        """Returns the present moment; `ahead`, if that was taken ahead of time."""
+        if self.ahead is not None:
+            seen, self.ahead = self.ahead, None
+            return seen
+        seen = self.latest = self.env.observe()
+        return seen if self.instruction is None else replace(seen, instruction=self.instruction)
+
+    def keep(self) -> None:
+        """Keeps the latest look: a chunk has begun with it."""
+        seen = self.latest
+        assert seen is not None
+        self.keep_frame(lambda: seen)
+        self.episode.states.append(np.asarray(seen.state))
+
+    def keep_frame(self, look: Callable[[], Observation]) -> None:
+        """Keeps an image, where images are kept."""
+        if self.record_frames:
+            self.episode.frames.extend(_frame(look()))
 
 
 class _Pace:
