@@ -32,6 +32,9 @@ OPENED = 0.06
 RETREAT = 0.10
 BAR_DEPTH = 0.018
 """Depth (m) of a drawer's bar, as its outermost part."""
+LEVEL = 1.25
+"""Angle (rad) from the vertical of a hand that holds a bar: nearly level, but clear of what stands
+on the table before the cabinet, and of the bars above."""
 KNOB_DEPTH = 0.02
 OPEN, OPEN_ENOUGH = -0.152, -0.147
 """Position (m) that a drawer is pulled to, and from which on it is let go; -0.14 counts as open."""
@@ -99,12 +102,12 @@ class Handle(Skill):
 
 
 class OpenDrawer(Handle):
-    """Pulls a drawer open by its bar, with a level hand and one finger above, one below."""
+    """Pulls a drawer open by its bar, with one finger above and one below."""
 
     def _pose(self) -> tuple[np.ndarray, np.ndarray]:
         outwards = -self._joint.axis
         bar = outermost(self.scene.body_points(self._joint.body), outwards, BAR_DEPTH)
-        return bar, lean(outwards, np.pi / 2) @ hand_rotation(0.0)
+        return bar, lean(outwards, LEVEL) @ hand_rotation(0.0)
 
     def _move(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         self.phase = "pull"

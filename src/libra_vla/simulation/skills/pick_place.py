@@ -12,6 +12,7 @@ from libra_vla.simulation.skills.motion import (
     action,
     funnel,
     highest,
+    lean,
     rotation_about,
     rotation_vector,
     sideways,
@@ -41,6 +42,9 @@ RETREAT = 0.10
 SETTLED = 0.02
 """Speed below which a released object counts as at rest, m/s."""
 ATTEMPTS = 4
+LEAN, LEAN_COST = 0.44, 0.04
+"""Angle (rad) by which a hand leans, and what that costs in a choice of grasps."""
+SIDES = tuple(np.array(side) for side in ((1.0, 0, 0), (-1.0, 0, 0), (0, 1.0, 0), (0, -1.0, 0)))
 
 
 class PickAndPlace(Skill):
@@ -138,10 +142,7 @@ class PickAndPlace(Skill):
         position, rotation = scene.pose(target)
         mine, others = scene.points(only=target), scene.points(without=target)
         place = plan_placement(scene, self.goal, mine, position).position
-        crowded = others if is_drawer(self._receptacle) else None
-        grasp = plan_grasp(
-            mine, others, position, rotation, place, scene.base, self._failed, around_goal=crowded
-        )
+        grasp = self._plan_grasp(mine, others, place)
         if grasp is None:
             return self._enter(self._give_up)
         self._grasp = grasp
@@ -149,6 +150,31 @@ class PickAndPlace(Skill):
         site = position + rotation @ grasp.offset
         self._transit = highest(scene.points(), hand, site, CORRIDOR) + CLEARANCE + FINGER_TIP
         return self._enter(self._approach)
+
+    def _plan_grasp(self, mine: np.ndarray, others: np.ndarray, place: np.ndarray) -> Grasp | None:
+        """The best grasp; beside and within an open drawer the hand may lean."""
+        position, rotation = self.scene.pose(self.goal.target)
+        drawer = is_drawer(self._receptacle)
+        tilts = [None, *(lean(side, LEAN) for side in SIDES)] if drawer else [None]
+        grasps = [
+            plan_grasp(
+                mine,
+                others,
+                position,
+                rotation,
+                place,
+                self.scene.base,
+                self._failed,
+                around_goal=others if drawer else None,
+                tilt=tilt,
+            )
+            for tilt in tilts
+        ]
+        costs = [
+            np.inf if grasp is None else grasp.cost + LEAN_COST * (tilt is not None)
+            for grasp, tilt in zip(grasps, tilts, strict=True)
+        ]
+        return grasps[int(np.argmin(costs))]
 
     def _plan_transport(self, position: np.ndarray) -> None:
         """Plans how high to carry the object and where to let go of it."""
