@@ -65,9 +65,11 @@ class Scene:
         The box that LIBERO checks need not reach down to where an object comes to rest: a book
         that stands in the caddy has its origin 3 mm below.
         """
-        if goal.predicate != "in" or goal.receptacle not in self.env.object_sites_dict:
+        receptacle = goal.receptacle
+        if goal.predicate != "in" or receptacle not in self.env.object_sites_dict:
             return False
-        centre, half = self.region(goal.receptacle)
+        assert receptacle is not None
+        centre, half = self.region(receptacle)
         off = self.pose(goal.target)[0] - centre
         return bool((np.abs(off) < half + np.array([0.0, 0.0, FLOOR_GAP])).all())
 
