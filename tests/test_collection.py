@@ -149,7 +149,7 @@ def test_what_cannot_be_collected(tmp_path: Path, monkeypatch):
         with pytest.raises(LibraError):
             config(tmp_path / "new", **wrong)
     monkeypatch.setattr(expert, "supports", lambda task: task.index == 0)
-    with pytest.raises(LibraError, match=r"cannot do 2 \(.*\): add --tasks 0$"):
+    with pytest.raises(LibraError, match=r"has no skill for 2 \(.*\): add --tasks 0$"):
         collect(config(tmp_path / "new"), run=attempt_alone)
     assert not (tmp_path / "new").exists()
 

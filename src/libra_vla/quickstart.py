@@ -53,7 +53,7 @@ class QuickstartConfig:
 
     out: Path = Path("runs/quickstart")
     workers: int = 2
-    demonstrations: int = 42
+    demonstrations: int = 40
     steps: int = 1800
     trials: int = 10
     control_trials: int = 5
