@@ -185,10 +185,12 @@ def test_an_expert_ends_a_little_after_the_first_success():
         action = expert.act()
         assert action.shape == (4,) and np.abs(action).max() <= 1.0
         outcomes.append(env.step(action))
-    assert expert.succeeded and outcomes.index(True) + 1 == env.solved_at < 60
-    assert len(outcomes) == env.solved_at + AFTERWARDS
+    assert expert.succeeded and outcomes.index(True) + 1 == env.solved[0] < 60
+    assert len(outcomes) == env.solved[0] + AFTERWARDS
+    expert.reset()
+    assert not expert.succeeded and not expert.done, "it takes over here"
     env.reset(seed=5)
-    assert env.solved_at is None and not expert.done and not expert.succeeded
+    expert.reset()
     for _ in range(env.task.step_budget):
         env.step(np.zeros(4))
     assert expert.done and not expert.succeeded
@@ -204,6 +206,7 @@ def test_every_task_has_an_expert(task):
     solved = 0
     for seed in range(4):
         env.reset(seed=seed)
+        expert.reset()
         while not expert.done:
             env.step(expert.act())
         solved += expert.succeeded

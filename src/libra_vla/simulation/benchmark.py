@@ -114,8 +114,8 @@ class Benchmark:
             where nothing can be moved.
         settle_steps: control steps that `reset` spends before the first observation.
         image_size: side of the frames in an official evaluation, pixels.
-        meshes: what scenes may be drawn with; "stock" is the official one, the last one that for
-            demonstrations.
+        meshes: what scenes may be drawn with: "stock", the official way, first, and the way for
+            demonstrations last.
         spreads: whether `reset` can spread sampled objects.
     """
 

@@ -19,7 +19,7 @@ from libra_vla.errors import LibraError, unknown
 from libra_vla.observation import Observation
 from libra_vla.simulation.benchmark import Task
 from libra_vla.simulation.meshes import decimate
-from libra_vla.simulation.rendering import choose_backend, drawing_only, visible_geoms
+from libra_vla.simulation.rendering import choose_backend
 from libra_vla.simulation.suites import SETTLE_STEPS, bddl_file
 
 LIBERO_CONVENTION = ActionConvention(
@@ -322,6 +322,7 @@ class LiberoEnv:
 class _Renderer:
     """An offscreen context of robosuite's, drawn from a copy of the simulation."""
 
+    HIDDEN_GROUP = 5
     DOWNWARD = CAMERAS["wrist"]
     """Looks down on mirrors, which show it next to nothing."""
 
@@ -351,22 +352,36 @@ class _Renderer:
             context.update_offscreen_size(size, size)
         context.cam.type = mujoco.mjtCamera.mjCAMERA_FIXED
         context.cam.fixedcamid = self.sim.model.camera_name2id(camera)
-        visible = visible_geoms(self.model, data, context.cam.fixedcamid)
-        # The reflection pass doubles the time; without a mirror in view it changes nothing.
+        visible = self._visible(data, context.cam.fixedcamid)
+        # The reflection pass doubles the time; without a mirror in view it changes nothing, and
+        # neither do geoms out of view, which MuJoCo would send to the rasteriser all the same.
         mirrored = bool((visible & self.mirrors).any())
         mirrored &= not (self.coarse and camera == self.DOWNWARD)
         context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = mirrored
-        with drawing_only(self.model, visible | mirrored):
-            mujoco.mjv_updateScene(
-                self.model, data, context.vopt, context.pert, context.cam,
-                mujoco.mjtCatBit.mjCAT_ALL, context.scn,
-            )  # fmt: skip
+        groups = np.array(self.model.geom_group)
+        if not mirrored:
+            self.model.geom_group[~visible] = self.HIDDEN_GROUP
+        mujoco.mjv_updateScene(
+            self.model, data, context.vopt, context.pert, context.cam,
+            mujoco.mjtCatBit.mjCAT_ALL, context.scn,
+        )  # fmt: skip
+        self.model.geom_group[:] = groups
         mujoco.mjr_render(viewport, context.scn, context.con)
         pixels = np.empty((size, size, 3), dtype=np.uint8)
         mujoco.mjr_readPixels(pixels, None, viewport, context.con)
         # The stock sensor returns OpenGL's rows, the lowest first; the protocol turns them by 180
         # degrees.
         return np.ascontiguousarray(pixels[::-1, ::-1])
+
+    def _visible(self, data: Any, camera: int) -> np.ndarray:
+        """Which geoms' bounding spheres reach into a square view of `camera`, bool [geoms]."""
+        model = self.model
+        half = np.deg2rad(model.cam_fovy[camera]) / 2.0
+        x, y, z = ((data.geom_xpos - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)).T
+        radius = model.geom_rbound + 0.01
+        aside = np.maximum(abs(x), abs(y)) * np.cos(half) + z * np.sin(half)  # it looks along -z
+        unbounded = model.geom_rbound == 0
+        return unbounded | ((aside <= radius) & (z <= radius))
 
 
 def _mirrors(model: Any) -> np.ndarray:

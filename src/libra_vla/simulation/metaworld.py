@@ -2,10 +2,10 @@
 
 Departures from the package's own loop, each the same for collecting and for evaluating:
 
-- An action is held for two simulator steps, so that 40 actions stand for a second instead of 80;
-  the experts do as well (see docs/results.md), and episodes have half as many frames.
-- Frames are drawn without shadows, reflections and multisampling: on a CPU they take ten times
-  as long as the rest. A policy sees two cameras, one in a corner and one at the wrist.
+- An action is held for two simulator steps, so that 40 actions stand for a second instead of 80:
+  episodes have half as many frames, and the experts do nearly as well (docs/results.md).
+- Frames are drawn without shadows, reflections and multisampling, with which they take ten times
+  as long on a CPU. A policy sees two cameras, one in a corner and one at the wrist.
 - After a reset, the package draws the goal, and in some tasks the object, where they were before
   it, and tells its experts so. Here they are brought up to date.
 """
@@ -55,8 +55,7 @@ class MetaworldEnv:
         task: as given.
         convention: what actions mean.
         steps_taken: control steps since the reset.
-        solved_at: how many of them it took until the benchmark's own check held for the first
-            time; None before that.
+        solved: those of them, counted from 1, within which the benchmark's own check held.
         privileged: Meta-World's own observation [39], which holds objects and goal: for experts.
         metaworld_env: the environment underneath.
     """
@@ -73,7 +72,7 @@ class MetaworldEnv:
         render: bool = True,
     ) -> None:
         self.task, self.cameras = task, cameras
-        self.steps_taken, self.solved_at = 0, None
+        self.steps_taken, self.solved = 0, list[int]()
         self.privileged = np.zeros(39)
         if render or available():  # MuJoCo is imported once, and another scene may be drawn
             choose_backend()
@@ -119,7 +118,7 @@ class MetaworldEnv:
         mujoco.mj_forward(env.model, env.data)
         env._prev_obs = env._get_curr_obs_combined_no_goal()
         self.privileged = env._get_obs()
-        self.steps_taken, self.solved_at = 0, None
+        self.steps_taken, self.solved = 0, []
 
     def step(self, action: np.ndarray) -> bool:
         """Carries out one raw action [4] for one control step (25 ms); beyond [-1, 1] is clipped.
@@ -136,8 +135,8 @@ class MetaworldEnv:
             self.privileged, _, _, _, info = self.metaworld_env.step(action)
             success |= bool(info["success"])
         self.steps_taken += 1
-        if success and self.solved_at is None:
-            self.solved_at = self.steps_taken
+        if success:
+            self.solved.append(self.steps_taken)
         return success
 
     def observe(self) -> Observation:
@@ -167,8 +166,8 @@ class MetaworldExpert:
         seed: kept for callers' bookkeeping; nothing here is random.
 
     Attributes:
-        done: the task was done a moment ago, or the step budget is used up.
-        succeeded: the benchmark's check held at some step, which is all that it asks.
+        done: the task was done a moment ago, or a step budget is used up.
+        succeeded: since `reset`, the benchmark's check held at some step, which is all it asks.
     """
 
     def __init__(self, env: MetaworldEnv, *, seed: int = 0) -> None:
@@ -176,19 +175,25 @@ class MetaworldExpert:
 
         self.env, self.seed = env, seed
         self._policy = ENV_POLICY_MAP[f"{env.task.name}-v3"]()
+        self.reset()
 
     def reset(self) -> None:
-        """Does nothing: it acts on what it sees."""
+        """Begins, wherever the scene is: it acts on what it sees, and remembers nothing."""
+        self._began = self.env.steps_taken
 
     @property
     def succeeded(self) -> bool:
-        return self.env.solved_at is not None
+        return self._solved_at() is not None
 
     @property
     def done(self) -> bool:
-        budget, solved_at = self.env.task.step_budget, self.env.solved_at
-        last = budget if solved_at is None else min(budget, solved_at + AFTERWARDS)
+        last = self._began + self.env.task.step_budget
+        if (solved_at := self._solved_at()) is not None:
+            last = min(last, solved_at + AFTERWARDS)
         return self.env.steps_taken >= last
+
+    def _solved_at(self) -> int | None:
+        return next((step for step in self.env.solved if step > self._began), None)
 
     def act(self) -> np.ndarray:
         """Returns the clean action [4] for the present state, clipped to [-1, 1]."""
@@ -225,7 +230,7 @@ def end_effector(env: MetaworldEnv) -> np.ndarray:
 
 
 def watch_goal(env: MetaworldEnv, other: Task) -> None:
-    """Tells nothing: no two tasks share a scene."""
+    """Tells nothing: a scene knows the goal of its own task alone."""
 
 
 class _Renderer:

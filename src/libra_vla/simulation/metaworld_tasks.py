@@ -108,4 +108,4 @@ def official_states(task: Task) -> np.ndarray:
     Meta-World draws everything that varies (objects and goals) from a seed, and publishes no
     states of its own. The same seed gives the same scene of a task in both suites.
     """
-    return np.arange(FIRST_OFFICIAL_SEED, FIRST_OFFICIAL_SEED + OFFICIAL_TRIALS)[:, None] * 1.0
+    return FIRST_OFFICIAL_SEED + np.arange(OFFICIAL_TRIALS, dtype=np.float64)[:, None]
