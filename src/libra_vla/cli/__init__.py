@@ -29,6 +29,7 @@ EXTRAS = {
     "robosuite": "libero",
     "bddl": "libero",
     "libero": "libero",
+    "metaworld": "metaworld",
     "transformers": "vlm",
     "websockets": "serve",
     "msgpack": "serve",
