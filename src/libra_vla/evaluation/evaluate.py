@@ -50,11 +50,12 @@ def evaluate(
     instructed_by = _instructed_by(suite, tasks, config.instruction_from or {})
     execution, described = _inspect(config, benchmark)
     jobs = _jobs(config, benchmark, execution, tasks, instructed_by)
+    told = {job.task.index: job.instruction for job in jobs}
     journal = Journal(config.out, _identity(config, execution, described), resume=config.resume)
 
     def write(*, complete: bool) -> dict[str, Any]:
         trials = [journal.trials[key] for key in sorted(journal.trials)]
-        results = results_of(trials, tasks, instructed_by)
+        results = results_of(trials, tasks, instructed_by, told)
         results |= {
             "complete": complete,
             "policy": described,
@@ -179,6 +180,7 @@ def _jobs(
                     image_size=config.image_size,
                     meshes=config.meshes,
                     instructed_by=instructed_by.get(task.index),
+                    paraphrase=config.paraphrase,
                     record=config.out if trial < config.videos else None,
                     timing=config.timing,
                     moved_object=config.moved_object,
@@ -198,6 +200,7 @@ def _protocol(config: EvalConfig, tasks: Sequence[Task], settle_steps: int) -> d
         "spread": config.spread,
         "meshes": config.meshes,
         "moved_object": config.move_object,
+        "paraphrase": config.paraphrase,
         "time": asdict(config.timing),
     }
 
