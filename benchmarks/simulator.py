@@ -21,7 +21,8 @@ import numpy as np
 
 from libra_vla.files import write_json
 from libra_vla.observation import Observation
-from libra_vla.simulation.suites import SETTLE_STEPS, Task, load_tasks, official_states
+from libra_vla.simulation.benchmark import Task
+from libra_vla.simulation.suites import SETTLE_STEPS, load_tasks, official_states
 from libra_vla.versions import versions
 
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import TOY
+from fakes import TOY, load_scripted
 
 from libra_vla.errors import LibraError
 from libra_vla.evaluation.config import EvalConfig
@@ -28,6 +28,7 @@ def run(config: EvalConfig, **options) -> tuple[dict, list]:
         config,
         on_progress=lambda trial, done, total: ran.append(trial.key),
         benchmark=TOY,
+        load_policy=load_scripted,
         **options,
     )
     return results, ran
@@ -129,7 +130,7 @@ def test_a_policy_for_another_robot_stops_the_evaluation_and_leaves_nothing(tmp_
         ({"workers": -1}, "workers is -1"),
         ({"seed": -1}, "seed is -1"),
         ({"tasks": "0,3"}, "toy has no task 3: expected 0 to 2"),
-        ({"tasks": "zero"}, "tasks are 'zero'"),
+        ({"tasks": "task-1"}, "unknown task of toy 'task-1': did you mean 'task_1'"),
         ({"states": "offical"}, "did you mean 'official'"),
         ({"spread": 1.0}, "spread only applies to sampled"),
         ({"horizon_factor": 3}, "plans for M = 2"),
@@ -249,7 +250,7 @@ def test_an_object_may_be_moved_in_mid_episode(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from fakes import TOY
+from fakes import TOY, load_scripted
 from libra_vla.evaluation.config import EvalConfig
 from libra_vla.evaluation.evaluate import evaluate
 
@@ -257,7 +258,7 @@ if __name__ == "__main__":
     out, resume = Path(sys.argv[1]), sys.argv[2] == "resume"
     config = EvalConfig(out, "toy", out, tasks="2", episodes=4, workers=2, resume=resume)
     try:
-        evaluate(config, benchmark=TOY)
+        evaluate(config, benchmark=TOY, load_policy=load_scripted)
     except KeyboardInterrupt as stop:
         print(stop, file=sys.stderr)
         sys.exit(130)

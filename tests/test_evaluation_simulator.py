@@ -1,6 +1,5 @@
 """Evaluation on the real LIBERO, with a scripted policy."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +7,10 @@ import pytest
 from fakes import ScriptedPolicy
 
 from libra_vla.action_space import ActionSpace
-from libra_vla.evaluation.benchmark import LIBERO
 from libra_vla.evaluation.trial import Job, run_trial
 from libra_vla.execution.executor import ExecutionConfig
 from libra_vla.observation import ObservationSpec
+from libra_vla.simulation.registry import LIBERO
 from libra_vla.simulation.suites import load_tasks, official_states
 
 pytestmark = pytest.mark.simulator
@@ -25,19 +24,19 @@ def load_scripted(folder: Path, device: str) -> ScriptedPolicy:
     return ScriptedPolicy(action_space=space, observation_spec=spec)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def libero():
     pytest.importorskip("robosuite")
-    return replace(LIBERO, load_policy=load_scripted)
 
 
-def job(benchmark, suite: str, **options) -> Job:
+def job(suite: str, **options) -> Job:
     task = load_tasks(suite)[0]
     defaults = {
         "policy": Path("scripted"),
         "device": "cpu",
         "execution": ExecutionConfig(),
-        "benchmark": benchmark,
+        "load_policy": load_scripted,
+        "benchmark": LIBERO,
         "task": task,
         "trial": 0,
         "seed": 5,
@@ -50,20 +49,20 @@ def job(benchmark, suite: str, **options) -> Job:
     return Job(**defaults | options)
 
 
-def test_a_trial_on_libero_is_reproducible_and_measured(libero):
-    first, second = (run_trial(job(libero, "libero_spatial")) for _ in range(2))
+def test_a_trial_on_libero_is_reproducible_and_measured():
+    first, second = (run_trial(job("libero_spatial")) for _ in range(2))
     assert (first.error, first.failure, first.steps) == (None, "timeout", 12)
     assert len(first.refine_ms) == 3 and len(first.control_ms) == 12
     assert 0.0 < first.smoothness["path_length"] < 0.5
     assert first.smoothness == second.smoothness
 
 
-def test_the_other_goal_is_watched_where_the_scene_can_tell(libero):
+def test_the_other_goal_is_watched_where_the_scene_can_tell():
     tasks = load_tasks("libero_goal")
-    swapped = run_trial(job(libero, "libero_goal", instructed_by=tasks[1]))
+    swapped = run_trial(job("libero_goal", instructed_by=tasks[1]))
     assert swapped.error is None
     assert swapped.goal_elsewhere is False
-    spatial = job(libero, "libero_spatial", instructed_by=load_tasks("libero_spatial")[1])
+    spatial = job("libero_spatial", instructed_by=load_tasks("libero_spatial")[1])
     assert run_trial(spatial).goal_elsewhere is None, "the predicates are the task's own"
 
 
@@ -71,7 +70,6 @@ def test_the_object_of_a_task_is_moved_where_nothing_is_in_the_way():
     from libra_vla.simulation.disturbances import DEEPEST, _overlap, move_object
     from libra_vla.simulation.libero import LiberoEnv
 
-    pytest.importorskip("robosuite")
     env = LiberoEnv(load_tasks("libero_goal")[1], render=False)
     env.reset(seed=3)
     name = move_object(env, 0.0, np.random.default_rng(0))

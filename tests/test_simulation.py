@@ -10,7 +10,6 @@ from libra_vla.simulation.suites import (
     SUITES,
     load_tasks,
     official_states,
-    parse_indices,
 )
 
 pytest.importorskip("libero")
@@ -30,20 +29,6 @@ def test_every_task_has_fifty_official_states(suite: str):
     for task in load_tasks(suite):
         states = official_states(task)
         assert states.dtype == np.float64 and len(states) == 50
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [(None, None), ("0,3", [0, 3]), ("0-2,7", [0, 1, 2, 7]), ("3, 3", [3])],
-)
-def test_task_lists(text, expected):
-    assert parse_indices(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1;2"])
-def test_bad_task_lists(text: str):
-    with pytest.raises(LibraError, match="expected numbers such as"):
-        parse_indices(text)
 
 
 def test_unknown_names_come_with_the_nearest():

@@ -5,7 +5,6 @@ suite, task, attempt), and episodes are taken in the order of their attempts, so
 not depend on the number of workers.
 """
 
-import logging
 import shutil
 import sys
 import tempfile
@@ -13,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,11 @@ from tqdm import tqdm
 from libra_vla.data.writer import Clip, DatasetWriter, encode
 from libra_vla.errors import LibraError
 from libra_vla.files import read_json, require_absent, write_json
-from libra_vla.simulation.libero import LIBERO_CONVENTION, STATE_NAMES, LiberoEnv, Meshes
-from libra_vla.simulation.rendering import choose_backend
-from libra_vla.simulation.suites import Task, load_tasks, parse_indices
+from libra_vla.simulation.benchmark import Benchmark, Task, keep_environment
+from libra_vla.simulation.registry import benchmark_of
 from libra_vla.versions import versions
 from libra_vla.workers import Outcome, fan_out
 
-CAMERAS = ("agentview", "wrist")
 PATIENCE = 5
 """A task is given up after this many more failures than wanted episodes."""
 STAGING = ".episodes."
@@ -44,16 +41,17 @@ class CollectConfig:
     Attributes:
         suite: name of the suite.
         out: folder of the dataset.
-        tasks: indices of the tasks, such as "0,3" or "0-4"; all by default.
+        tasks: indices or names of the tasks, such as "0,3" or "0-4"; all by default.
         episodes: successful demonstrations per task.
         workers: processes, each with a simulator of its own.
         seed: of every attempt.
-        spread: metres by which the regions of sampled objects grow; see `LiberoEnv.reset`.
-        noise: largest standard deviation of the noise added to the executed pose command (its
+        spread: metres by which the regions of sampled objects grow (LIBERO).
+        noise: largest standard deviation of the noise added to the executed motion command (its
             level is drawn per episode); what is recorded is the clean action, so that a policy
             learns to correct.
         image_size: side of the recorded frames, pixels.
-        meshes: "decimated" (fast) or "stock"; recorded in the dataset.
+        meshes: what scenes are drawn with, recorded in the dataset; by default the fastest the
+            benchmark has: "decimated" on LIBERO, otherwise "stock".
         max_steps: control steps after which an attempt has failed.
         resume: go on with a dataset that was stopped.
     """
@@ -67,7 +65,7 @@ class CollectConfig:
     spread: float = 0.0
     noise: float = 0.1
     image_size: int = 128
-    meshes: Meshes = "decimated"
+    meshes: str | None = None
     max_steps: int = 400
     resume: bool = False
 
@@ -85,6 +83,7 @@ class CollectConfig:
 class Attempt:
     """One try at a demonstration; `folder` is where the worker leaves its videos."""
 
+    benchmark: Benchmark
     config: CollectConfig
     task: Task
     number: int
@@ -98,7 +97,7 @@ class Demonstration:
     Attributes:
         success: whether the task was really finished: released, at rest, hand retreated.
         videos: one per camera, none after a failure.
-        states, actions: [n, 8] and [n, 7]; actions are the expert's, without noise.
+        states, actions: [n, S] and [n, D]; actions are the expert's, without noise.
         noise: standard deviation of what was added to the executed actions.
     """
 
@@ -114,68 +113,61 @@ Run = Callable[[Attempt], Demonstration]
 
 def demonstrate(attempt: Attempt) -> Demonstration:
     """Lets the expert try once, in a worker process."""
-    from libra_vla.simulation.expert import ScriptedExpert
-
-    config, env = attempt.config, _environment(attempt)
+    config, benchmark = attempt.config, attempt.benchmark
+    env = keep_environment(
+        benchmark, attempt.task, image_size=config.image_size, meshes=config.meshes
+    )
+    env.cameras = benchmark.cameras
     rng = np.random.default_rng(
         [config.seed, zlib.crc32(config.suite.encode()), attempt.task.index, attempt.number]
     )
     env.reset(seed=int(rng.integers(2**31)), spread=config.spread)
     level = rng.uniform(0.0, config.noise)
-    expert = ScriptedExpert(env, seed=int(rng.integers(2**31)))
+    expert = benchmark.make_expert(env, seed=int(rng.integers(2**31)))
     expert.reset()
-    frames: dict[str, list[np.ndarray]] = {camera: [] for camera in CAMERAS}
+    moving = np.arange(benchmark.convention.size) != benchmark.convention.gripper
+    frames: dict[str, list[np.ndarray]] = {camera: [] for camera in env.cameras}
     states, actions = [], []
     while not expert.done and len(actions) < config.max_steps:
         seen, action = env.observe(), expert.act()
-        for camera in CAMERAS:
-            frames[camera].append(seen.images[camera])
+        for camera, image in seen.images.items():
+            frames[camera].append(image)
         states.append(seen.state)
         actions.append(action)
         disturbed = action.copy()
-        disturbed[:6] += level * rng.standard_normal(6)
+        disturbed[moving] += level * rng.standard_normal(moving.sum())
         env.step(np.clip(disturbed, -1.0, 1.0))
     success = bool(expert.done and expert.succeeded)
     videos = {}
     if success:
-        for camera in CAMERAS:
+        for camera, images in frames.items():
             path = attempt.folder / f"{attempt.task.index}-{attempt.number}-{camera}.mp4"
-            clip = np.stack(frames[camera])
-            videos[camera] = encode(clip, path, fps=LIBERO_CONVENTION.rate_hz)
+            videos[camera] = encode(np.stack(images), path, fps=benchmark.convention.rate_hz)
     return Demonstration(success, videos, np.array(states), np.array(actions), level)
 
 
-_environments: dict[tuple[str, int, int, str], LiberoEnv] = {}
-
-
-def _environment(attempt: Attempt) -> LiberoEnv:
-    """The worker's environment of a task; building one takes seconds, so the last one is kept."""
-    config, task = attempt.config, attempt.task
-    key = (task.suite, task.index, config.image_size, config.meshes)
-    if key not in _environments:
-        while _environments:
-            _environments.popitem()[1].close()
-        _environments[key] = LiberoEnv(
-            task, image_size=config.image_size, meshes=config.meshes, cameras=CAMERAS
-        )
-    return _environments[key]
-
-
-def collect(config: CollectConfig, *, run: Run = demonstrate) -> dict[str, Any]:
+def collect(
+    config: CollectConfig, *, run: Run = demonstrate, benchmark: Benchmark | None = None
+) -> dict[str, Any]:
     """Collects until every task has its episodes, and returns a summary.
 
     A kill at any moment loses the episodes in flight and nothing else.
 
     Args:
         run: what carries out an attempt; importable by name, for the worker processes.
+        benchmark: where tasks, scenes and experts come from; by default the one that has the suite.
 
     Raises:
         LibraError: unknown suite or task, a task the expert has no skill for, an output folder
             that exists, a full disk, or a task whose expert fails too often.
         KeyboardInterrupt: stopped by the user; what was collected stays.
     """
-    tasks = load_tasks(config.suite, parse_indices(config.tasks))
-    _require_skills(tasks)
+    benchmark = benchmark or benchmark_of(config.suite)
+    meshes = config.meshes or benchmark.meshes[-1]
+    benchmark.require(meshes=meshes, spread=config.spread)
+    config = replace(config, meshes=meshes)
+    tasks = benchmark.choose(config.suite, config.tasks)
+    _require_skills(benchmark, tasks)
     if not config.resume:
         require_absent(
             config.out, what="the dataset", remedy="choose another --out, or add --resume"
@@ -184,10 +176,10 @@ def collect(config: CollectConfig, *, run: Run = demonstrate) -> dict[str, Any]:
     progress = Progress.load(config, tasks)
     writer = DatasetWriter(
         config.out,
-        fps=LIBERO_CONVENTION.rate_hz,
-        cameras=dict.fromkeys(CAMERAS, (config.image_size, config.image_size)),
-        state_names=STATE_NAMES,
-        convention=LIBERO_CONVENTION,
+        fps=benchmark.convention.rate_hz,
+        cameras=dict.fromkeys(benchmark.cameras, (config.image_size, config.image_size)),
+        state_names=benchmark.state_names,
+        convention=benchmark.convention,
         metadata=_metadata(config),
         resume=config.resume,
     )
@@ -199,7 +191,7 @@ def collect(config: CollectConfig, *, run: Run = demonstrate) -> dict[str, Any]:
     total, got = config.episodes * len(tasks), sum(map(progress.successes, tasks))
     try:
         with tqdm(total=total, initial=got, desc="collect", unit="episode") as bar:
-            while attempts := _missing(config, progress, folder):
+            while attempts := _missing(benchmark, config, progress, folder):
                 _round(attempts, progress, writer, run, bar)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
@@ -220,14 +212,9 @@ def collect(config: CollectConfig, *, run: Run = demonstrate) -> dict[str, Any]:
     }
 
 
-def _require_skills(tasks: Sequence[Task]) -> None:
+def _require_skills(benchmark: Benchmark, tasks: Sequence[Task]) -> None:
     """Raises LibraError, before anything is collected, for tasks the expert cannot do."""
-    from libra_vla.simulation.expert import supports
-
-    # Reading a goal imports the simulator, which looks for its renderer then.
-    choose_backend()
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
-    able = [task for task in tasks if supports(task)]
+    able = [task for task in tasks if benchmark.supports(task)]
     if len(able) < len(tasks):
         unable = [task for task in tasks if task not in able]
         remedy = f"add --tasks {','.join(str(t.index) for t in able)}" if able else "choose others"
@@ -237,7 +224,9 @@ def _require_skills(tasks: Sequence[Task]) -> None:
         )
 
 
-def _missing(config: CollectConfig, progress: "Progress", folder: Path) -> list[Attempt]:
+def _missing(
+    benchmark: Benchmark, config: CollectConfig, progress: "Progress", folder: Path
+) -> list[Attempt]:
     """The attempts of the next round, task by task.
 
     Just as many as episodes are missing: which ones are kept does not depend on who finishes
@@ -247,7 +236,9 @@ def _missing(config: CollectConfig, progress: "Progress", folder: Path) -> list[
     for task in progress.tasks:
         numbers = (n for n in count() if n not in progress.attempts[task.index])
         missing = config.episodes - progress.successes(task)
-        attempts += [Attempt(config, task, n, folder) for n in islice(numbers, max(missing, 0))]
+        attempts += [
+            Attempt(benchmark, config, task, n, folder) for n in islice(numbers, max(missing, 0))
+        ]
     return attempts
 
 

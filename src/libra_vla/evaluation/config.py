@@ -11,18 +11,18 @@ from libra_vla.execution.config import ExecutionConfig, Mode
 from libra_vla.execution.safety import SafetyConfig
 
 States = Literal["official", "sampled"]
-OFFICIAL_TRIALS, OFFICIAL_IMAGE_SIZE = 50, 256
+OFFICIAL_TRIALS = 50
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluates a policy on a suite; the defaults are LIBERO's official protocol.
+    """Evaluates a policy on a suite; the defaults are the benchmark's official protocol.
 
     Attributes:
         policy: folder that `libra train --out` wrote.
         suite: name of the suite.
         out: folder for `results.json` and `episodes.jsonl`.
-        tasks: indices of the tasks, such as "0,3" or "0-4"; all by default.
+        tasks: indices or names of the tasks, such as "0,3" or "0-4"; all by default.
         episodes: trials per task; trial i starts from official initial state i.
         mode: when the planner works.
         horizon_factor: M, chunks per plan; the policy's by default.
@@ -31,7 +31,7 @@ class EvalConfig:
         seed: the seed of each trial (fixtures and the policy's noise) derives from it, the
             task's index and the trial's number.
         states: "official" initial states, or "sampled" by the simulator (not comparable).
-        spread: metres by which the regions of sampled objects grow; see `LiberoEnv.reset`.
+        spread: metres by which the regions of sampled objects grow (LIBERO).
         instruction_from: task index -> index of the task whose instruction the policy is given
             instead of its own: a control that tells whether it listens.
         paraphrase: give every instruction in other words, by the number of its paraphrase; number 0
@@ -39,8 +39,8 @@ class EvalConfig:
         videos: record the first K trials of each task as `videos/*.mp4` and `traces/*.npz`.
         resume: go on with an evaluation that was stopped; trials that ended in an error are run
             again.
-        meshes: "stock", or decimated ones (faster, not comparable).
-        image_size: side of the rendered images, pixels.
+        meshes: "stock", or "decimated" (LIBERO; faster, not comparable).
+        image_size: side of the rendered images, pixels; the benchmark's by default.
         max_steps: step budget in place of the benchmark's (not comparable).
         device: torch device of the policy.
         real_time: the world goes on at its control rate while inference runs; otherwise it waits
@@ -74,7 +74,7 @@ class EvalConfig:
     videos: int = 0
     resume: bool = False
     meshes: str = "stock"
-    image_size: int = OFFICIAL_IMAGE_SIZE
+    image_size: int | None = None
     max_steps: int | None = None
     device: str = "cpu"
     real_time: bool = False
@@ -132,17 +132,3 @@ class EvalConfig:
                 "20:0.04"
             )
         return int(found[1]), float(found[2])
-
-    @property
-    def is_official(self) -> bool:
-        """Whether the result may be compared with published ones, task by task."""
-        return (self.states, self.meshes, self.image_size, self.max_steps) == (
-            "official",
-            "stock",
-            OFFICIAL_IMAGE_SIZE,
-            None,
-        ) and (
-            self.episodes == OFFICIAL_TRIALS
-            and self.paraphrase is None
-            and not (self.instruction_from or self.real_time or self.move_object)
-        )

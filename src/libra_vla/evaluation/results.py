@@ -8,7 +8,7 @@ from typing import Any
 from libra_vla.evaluation.smoothness import Smoothness
 from libra_vla.evaluation.statistics import mean_of, percentiles, rate
 from libra_vla.evaluation.trial import Trial
-from libra_vla.simulation.suites import Task
+from libra_vla.simulation.benchmark import Task
 
 SCHEMA_VERSION = 1
 

