@@ -197,8 +197,8 @@ def _take(
         why = f" (last error: {outcome.error})" if outcome.error else ""
         raise LibraError(
             f"the expert failed {progress.failures(task)} of {len(progress.attempts[task.index])} "
-            f"attempts at '{task.instruction}'{why}: lower --noise or --spread, or leave the task "
-            "out with --tasks"
+            f"attempts at '{task.instruction}'{why}: lower --noise, --spread or --recovery, or "
+            "leave the task out with --tasks"
         )
 
 
