@@ -8,6 +8,7 @@ They take turns, and never run at the same time.
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +25,7 @@ from libra_vla.observation import Observation
 from libra_vla.simulation.benchmark import Task
 from libra_vla.simulation.suites import SETTLE_STEPS, load_tasks, official_states
 from libra_vla.versions import versions
+from libra_vla.workers import THREADS
 
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 
@@ -149,6 +151,7 @@ def _observation(seen: dict[str, Any], task: Task) -> Observation:
 def compare(contenders: list[Callable[[Turn], Outcome]], turns: list[Turn]) -> dict[str, Any]:
     """Lets contenders take turns; the first turn warms up; ratios are to the first contender."""
     context = get_context("spawn")
+    os.environ.update(dict.fromkeys(THREADS, "1"))  # a core each, as `libra` gives its workers
     outcomes: dict[str, list[Outcome]] = {run.__name__: [] for run in contenders}
     pools = [ProcessPoolExecutor(1, mp_context=context) for _ in contenders]
     for number, turn in enumerate(turns):
