@@ -30,6 +30,7 @@ EXTRAS = {
     "robosuite": "libero",
     "bddl": "libero",
     "libero": "libero",
+    "metaworld": "metaworld",
     "transformers": "vlm",
     "websockets": "serve",
     "msgpack": "serve",

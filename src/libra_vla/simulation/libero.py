@@ -247,13 +247,7 @@ class LiberoEnv:
         Raises:
             LibraError: wrong shape, NaN or infinity.
         """
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (self.convention.size,) or not np.isfinite(action).all():
-            raise LibraError(
-                f"action is {action.tolist()}: expected {self.convention.size} finite numbers "
-                f"({', '.join(self.convention.names)})"
-            )
-        self._advance(action)
+        self._advance(self.convention.checked(action))
         self.success = bool(self.robosuite_env._check_success())
         self.steps_taken += 1
         return self.success

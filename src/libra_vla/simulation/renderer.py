@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from libra_vla.simulation.meshes import decimate
+from libra_vla.simulation.rendering import drawing_only, visible_geoms
 
 
 class Renderer:
@@ -18,7 +19,6 @@ class Renderer:
             nothing; without reflections if `coarse`.
     """
 
-    HIDDEN_GROUP = 5
     SAME = 2
     """Levels of 255 by which a pixel may differ from that of the empty scene and still show it."""
 
@@ -40,7 +40,7 @@ class Renderer:
     def render(self, data: Any, camera: str, size: int) -> np.ndarray:
         """Returns uint8 [size, size, 3], upright."""
         number = self.sim.model.camera_name2id(camera)
-        visible = self._visible(data, number)
+        visible = visible_geoms(self.model, data, number)
         mirrors = visible & self.mirrors
         if self.coarse and mirrors.any() and (self.fixed | ~mirrors).all():
             pixels = self._draw(data, number, size, visible, mirrored=False)
@@ -58,9 +58,8 @@ class Renderer:
     ) -> np.ndarray:
         """Returns uint8 [size, size, 3], as OpenGL has it.
 
-        The reflection pass doubles the time; without a mirror in view it changes nothing, and
-        neither do geoms out of view, which MuJoCo would send to the rasteriser all the same. What
-        is out of view may yet be seen in a mirror.
+        The reflection pass doubles the time, and without a mirror in view it changes nothing. With
+        one, what is out of view may yet be seen in it.
         """
         import mujoco
 
@@ -72,13 +71,11 @@ class Renderer:
         context.cam.type = mujoco.mjtCamera.mjCAMERA_FIXED
         context.cam.fixedcamid = camera
         context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = mirrored
-        groups = np.array(self.model.geom_group)
-        self.model.geom_group[~visible] = self.HIDDEN_GROUP
-        mujoco.mjv_updateScene(
-            self.model, data, context.vopt, context.pert, context.cam,
-            mujoco.mjtCatBit.mjCAT_ALL, context.scn,
-        )  # fmt: skip
-        self.model.geom_group[:] = groups
+        with drawing_only(self.model, visible):
+            mujoco.mjv_updateScene(
+                self.model, data, context.vopt, context.pert, context.cam,
+                mujoco.mjtCatBit.mjCAT_ALL, context.scn,
+            )  # fmt: skip
         mujoco.mjr_render(viewport, context.scn, context.con)
         pixels = np.empty((size, size, 3), dtype=np.uint8)
         mujoco.mjr_readPixels(pixels, None, viewport, context.con)
@@ -102,16 +99,6 @@ class Renderer:
         plain, bright = self._mirrored[key]
         unchanged = (np.abs(pixels - plain) <= self.SAME).all(axis=-1)
         pixels[unchanged] = bright[unchanged]
-
-    def _visible(self, data: Any, camera: int) -> np.ndarray:
-        """Which geoms' bounding spheres reach into a square view of `camera`, bool [geoms]."""
-        model = self.model
-        half = np.deg2rad(model.cam_fovy[camera]) / 2.0
-        x, y, z = ((data.geom_xpos - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)).T
-        radius = model.geom_rbound + 0.01
-        aside = np.maximum(abs(x), abs(y)) * np.cos(half) + z * np.sin(half)  # it looks along -z
-        unbounded = model.geom_rbound == 0
-        return unbounded | ((aside <= radius) & (z <= radius))
 
 
 def _mirrors(model: Any) -> np.ndarray:
