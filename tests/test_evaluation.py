@@ -298,9 +298,8 @@ def test_instructions_may_come_in_other_words(tmp_path):
         return [replace(t, instruction=f"open door {t.index}") for t in TOY.tasks(suite)]
 
     benchmark = replace(TOY, tasks=doors)
-    results = evaluate(
-        configure(tmp_path, paraphrase=1, episodes=1, workers=0), benchmark=benchmark
-    )
+    settings = configure(tmp_path, paraphrase=1, episodes=1, workers=0)
+    results = evaluate(settings, benchmark=benchmark, load_policy=load_scripted)
     assert results["tasks"][0]["instruction"] == "pull door 0 open"
     assert results["protocol"]["paraphrase"] == 1 and not results["protocol"]["official"]
     with pytest.raises(LibraError, match=r"'do number 0' has no paraphrase 1: its form is unknown"):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-COLLECTED = ("suite", "seed", "spread", "noise", "image_size", "meshes")
+COLLECTED = ("suite", "seed", "spread", "noise", "recovery", "image_size", "meshes")
 """What a summary says of how demonstrations were collected; the metadata hold more."""
 
 
@@ -135,6 +135,8 @@ def _made(metadata: Mapping[str, Any]) -> list[str]:
     if settings := {k: metadata[k] for k in COLLECTED if metadata.get(k) is not None}:
         told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
         lines.append(f"collected with {told}")
+    if checkpoint := metadata.get("policy"):
+        lines.append(f"a policy drove first: checkpoint {checkpoint[:16]}")
     if attempts := metadata.get("attempts"):
         made, failed = (sum(a[key] for a in attempts.values()) for key in ("made", "failed"))
         lines.append(f"{made} attempts, {failed} of them failed")
