@@ -34,6 +34,8 @@ class EvalConfig:
         spread: metres by which the regions of sampled objects grow (LIBERO).
         instruction_from: task index -> index of the task whose instruction the policy is given
             instead of its own: a control that tells whether it listens.
+        paraphrase: give every instruction in other words, by the number of its paraphrase; number 0
+            is never used in training.
         videos: record the first K trials of each task as `videos/*.mp4` and `traces/*.npz`.
         resume: go on with an evaluation that was stopped; trials that ended in an error are run
             again.
@@ -68,6 +70,7 @@ class EvalConfig:
     states: States = "official"
     spread: float = 0.0
     instruction_from: dict[int, int] | None = None
+    paraphrase: int | None = None
     videos: int = 0
     resume: bool = False
     meshes: str = "stock"

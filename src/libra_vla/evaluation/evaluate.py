@@ -58,11 +58,12 @@ def evaluate(
     instructed_by = _instructed_by(suite, tasks, config.instruction_from or {})
     execution, described = _inspect(config, benchmark, load_policy)
     jobs = _jobs(config, benchmark, load_policy, execution, tasks, instructed_by)
+    told = {job.task.index: job.instruction for job in jobs}
     journal = Journal(config.out, _identity(config, execution, described), resume=config.resume)
 
     def write(*, complete: bool) -> dict[str, Any]:
         trials = [journal.trials[key] for key in sorted(journal.trials)]
-        results = results_of(trials, tasks, instructed_by)
+        results = results_of(trials, tasks, instructed_by, told)
         results |= {
             "complete": complete,
             "policy": described,
@@ -183,6 +184,7 @@ def _jobs(
                     image_size=config.image_size or benchmark.image_size,
                     meshes=config.meshes,
                     instructed_by=instructed_by.get(task.index),
+                    paraphrase=config.paraphrase,
                     record=config.out if trial < config.videos else None,
                     timing=config.timing,
                     moved_object=config.moved_object,
@@ -195,7 +197,7 @@ def _is_official(config: EvalConfig, benchmark: Benchmark) -> bool:
     """Whether nothing departs from the benchmark's protocol."""
     changes = config.max_steps, config.instruction_from, config.real_time, config.move_object
     chosen = config.states, config.meshes, config.image_size, config.episodes
-    return not any(changes) and chosen == (
+    return not any(changes) and config.paraphrase is None and chosen == (
         "official", "stock", benchmark.image_size, OFFICIAL_TRIALS,
     )  # fmt: skip
 
@@ -211,6 +213,7 @@ def _protocol(config: EvalConfig, tasks: Sequence[Task], benchmark: Benchmark) -
         "spread": config.spread,
         "meshes": config.meshes,
         "moved_object": config.move_object,
+        "paraphrase": config.paraphrase,
         "time": asdict(config.timing),
     }
 

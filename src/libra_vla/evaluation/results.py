@@ -28,13 +28,16 @@ def summarise(trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def results_of(
-    trials: Sequence[Trial], tasks: Sequence[Task], instructed_by: Mapping[int, Task]
+    trials: Sequence[Trial],
+    tasks: Sequence[Task],
+    instructed_by: Mapping[int, Task],
+    told: Mapping[int, str],
 ) -> dict[str, Any]:
-    """Everything in `results.json` that follows from the trials."""
+    """Everything in `results.json` that follows from the trials; see `task_results`."""
     return {
         "schema_version": SCHEMA_VERSION,
         **summarise(trials),
-        "tasks": task_results(trials, tasks, instructed_by),
+        "tasks": task_results(trials, tasks, instructed_by, told),
         "latency_ms": latency(trials),
         "smoothness": mean_smoothness(trials),
         "failures": failures(trials),
@@ -44,16 +47,27 @@ def results_of(
 
 
 def task_results(
-    trials: Sequence[Trial], tasks: Iterable[Task], instructed_by: Mapping[int, Task]
+    trials: Sequence[Trial],
+    tasks: Iterable[Task],
+    instructed_by: Mapping[int, Task],
+    told: Mapping[int, str],
 ) -> list[dict[str, Any]]:
-    """The same per task, with the instruction that the policy was given."""
+    """The same per task.
+
+    Args:
+        instructed_by: task index -> the task whose instruction it got instead of its own.
+        told: task index -> the instruction as the policy was given it.
+    """
     rows = []
     for task in tasks:
         own = [t for t in trials if t.task == task.index]
         other = instructed_by.get(task.index)
-        row = {"index": task.index, "name": task.name}
-        row["instruction"] = (other or task).instruction
-        row |= summarise(own)
+        row: dict[str, Any] = {
+            "index": task.index,
+            "name": task.name,
+            "instruction": told[task.index],
+            **summarise(own),
+        }
         if other is not None:
             watched = [t.goal_elsewhere for t in own if t.goal_elsewhere is not None]
             row["swapped"] = {
