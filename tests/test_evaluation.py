@@ -43,7 +43,7 @@ def test_results_follow_the_contract(tmp_path):
     assert results["schema_version"] == 1 and results["complete"] and results["wall_s"] > 0
     assert results["policy"]["preset"] == "scripted" and results["policy"]["H"] == 5
     assert (results["mode"], results["horizon_factor"], results["execute"]) == ("sequential", 2, 5)
-    assert results["failures"] == {"timeout": 1}
+    assert results["failures"] == {"semantic": 1, "actuation": 0, "other": 0}
     assert results["protocol"]["trials"] == 4 and results["protocol"]["step_budget"] == 8
     assert results["protocol"]["official"] is False
     task = results["tasks"][0]
@@ -71,7 +71,7 @@ def test_exceptions_and_killed_workers_are_errors_and_no_failures(tmp_path):
     results, ran = run(configure(tmp_path, tasks="1"))
     assert len(ran) == 4
     assert (results["successes"], results["errors"]) == (1, 2)
-    assert results["success_rate"] == 0.5 and results["failures"] == {"timeout": 1}
+    assert results["success_rate"] == 0.5 and results["failures"]["actuation"] == 1
     raised, killed = (results["trials"][i]["error"] for i in (1, 2))
     assert raised == "RuntimeError: the simulation is unstable"
     assert killed and "\n" not in killed
@@ -166,7 +166,7 @@ def test_swapped_instructions_are_reported_with_the_other_goal(tmp_path):
 def test_sampled_states_have_no_index(tmp_path):
     results, _ = run(configure(tmp_path, states="sampled", spread=0.5, episodes=6))
     assert {t["init_state"] for t in results["trials"]} == {None}
-    assert results["failures"] == {"timeout": 6} and not results["protocol"]["official"]
+    assert results["failures"]["semantic"] == 6 and not results["protocol"]["official"]
 
 
 def test_videos_and_traces_of_the_first_trials(tmp_path):
