@@ -35,7 +35,7 @@ AT_HAND = 0.02
 AIMED = 0.15
 """Metres within which the hand has to come for its aim to be known."""
 NEAR = 0.05
-"""Metres from a receptacle's outline within which an object is being placed."""
+"""Metres between the outlines of an object and its receptacle at which it is being placed."""
 
 
 def classify(events: Events | None) -> tuple[FailureClass, Phase | None]:
@@ -52,7 +52,7 @@ def classify(events: Events | None) -> tuple[FailureClass, Phase | None]:
     if _wrong_object(events, unmet) or any(_wrong_place(events, goal) for goal in unmet):
         return "semantic", None
     reached = {_phase(events.things.get(goal.thing), goal) for goal in unmet}
-    furthest = next((phase for phase in reversed(PHASES) if phase in reached), None)
+    furthest: Phase | None = next((p for p in reversed(PHASES) if p in reached), None)
     return ("other" if furthest is None else "actuation"), furthest
 
 

@@ -37,8 +37,8 @@ class GoalEvents:
         thing: what is to be placed or moved, a key of `Events.things`.
         receptacle: what it is to be placed on or in, or None.
         met: whether the goal held at the end.
-        gap: least distance over ground from the thing's origin to the receptacle's outline since
-            the thing first moved, m; None if it never did, or if there is no receptacle.
+        gap: least distance over ground between the outlines of thing and receptacle since the
+            thing first moved, m; None if it never did, or if there is no receptacle.
     """
 
     predicate: str

@@ -161,7 +161,7 @@ class LiberoWitness:
         return touched, squeezed[1] & squeezed[2]
 
     def _gap(self, name: str, receptacle: str) -> float:
-        """Metres over ground from a thing's origin to the outline of a receptacle; 0 within it."""
+        """Metres over ground between the outlines of an object and its receptacle."""
         env, data = self._env, self._data
         if receptacle in env.obj_body_id:
             centre = data.xpos[env.obj_body_id[receptacle]]
@@ -171,7 +171,8 @@ class LiberoWitness:
             centre = site.xpos
             half = (abs(site.xmat.reshape(3, 3)) @ self._model.site(receptacle).size)[:2]
         off = (data.xpos[env.obj_body_id[name]] - centre)[:2]
-        return float(np.linalg.norm(np.maximum(abs(off) - half, 0.0)))
+        apart = float(np.linalg.norm(np.maximum(abs(off) - half, 0.0)))
+        return max(0.0, apart - env.get_object(name).horizontal_radius)
 
     def _holders(self, name: str) -> set[str]:
         """Other objects, and regions of objects and fixtures, that hold an object now."""
