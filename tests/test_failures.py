@@ -32,16 +32,17 @@ def events(goal: GoalEvents = BOWL, **things: Thing) -> Events:
         (events(bowl=replace(UNTOUCHED, nearest=0.01)), ("actuation", "grasp")),
         (events(bowl=replace(UNTOUCHED, touched=3, moved=0.05)), ("actuation", "grasp")),
         (events(bowl=HELD), ("actuation", "carry")),
-        (events(replace(BOWL, gap=0.3), bowl=HELD), ("actuation", "carry")),
-        (events(replace(BOWL, gap=0.0), bowl=HELD), ("actuation", "place")),
-        (events(replace(BOWL, gap=0.0), bowl=replace(HELD, gripped=0, lifted=0.0)),
+        (events(bowl=replace(HELD, fell=0.1)), ("actuation", "carry")),
+        (events(bowl=replace(HELD, fell=0.01)), ("actuation", "place")),
+        (events(replace(BOWL, over=True), bowl=HELD), ("actuation", "place")),
+        (events(replace(BOWL, over=True), bowl=replace(HELD, gripped=0, lifted=0.0)),
          ("actuation", "place")),  # pushed there
         (events(bottle=HELD), ("semantic", None)),
         (events(plate=HELD), ("semantic", None)),
         (events(drawer=OPENED), ("semantic", None)),
         (events(bottle=replace(HELD, gripped=0, lifted=0.0)), ("other", None)),  # knocked over
         (events(drawer=replace(OPENED, touched=0)), ("other", None)),  # slid open by itself
-        (events(replace(BOWL, gap=0.0), bowl=HELD, bottle=HELD), ("actuation", "place")),
+        (events(replace(BOWL, over=True), bowl=HELD, bottle=HELD), ("actuation", "place")),
         (events(bowl=replace(HELD, rests=("stove",))), ("semantic", None)),
         (events(replace(BOWL, receptacle="drawer"), drawer=OPENED), ("other", None)),
         (events(replace(BOWL, receptacle="drawer"), drawer=OPENED, bowl=HELD),
@@ -58,7 +59,7 @@ def test_rules(what: Events | None, expected: tuple[str, str | None]):
 
 
 def test_of_two_goals_the_one_that_got_furthest_counts():
-    both = events(replace(BOWL, gap=0.0), bowl=HELD, bottle=replace(UNTOUCHED, nearest=0.1))
+    both = events(replace(BOWL, over=True), bowl=HELD, bottle=replace(UNTOUCHED, nearest=0.1))
     both = replace(both, goals=(GoalEvents("on", "bottle", "rack", met=False), *both.goals))
     assert classify(both) == ("actuation", "place")
     done = replace(both, goals=(both.goals[0], replace(both.goals[1], met=True)))
@@ -68,14 +69,14 @@ def test_of_two_goals_the_one_that_got_furthest_counts():
 metres = st.floats(0.0, 0.5)
 things = st.builds(
     Thing, part=st.booleans(), nearest=st.floats(0.0), touched=st.integers(0, 300),
-    gripped=st.integers(0, 300), moved=metres, lifted=metres,
+    gripped=st.integers(0, 300), moved=metres, lifted=metres, fell=st.none() | metres,
     rests=st.lists(st.sampled_from(["plate", "stove"])).map(tuple),
 )  # fmt: skip
 
 
-@given(st.dictionaries(st.sampled_from(["bowl", "bottle", "drawer"]), things), st.none() | metres)
-def test_whatever_happened_has_one_class_and_actuation_a_phase(seen, gap):
-    kind, phase = classify(Events((replace(BOWL, gap=gap),), seen))
+@given(st.dictionaries(st.sampled_from(["bowl", "bottle", "drawer"]), things), st.booleans())
+def test_whatever_happened_has_one_class_and_actuation_a_phase(seen, over):
+    kind, phase = classify(Events((replace(BOWL, over=over),), seen))
     assert kind in CLASSES and kind != "asynchrony-induced"
     assert (phase in PHASES) == (kind == "actuation")
 

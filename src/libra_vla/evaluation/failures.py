@@ -8,8 +8,8 @@ In this order:
    and of nothing that an unmet goal is about; or it took the right object to a wrong place.
 3. **actuation**: the right ones, but the motion failed, in the phase that was reached:
    *reach*, the hand did not get to the thing; *grasp*, it did, without taking hold of it; *move*, a
-   drawer, door or knob moved, but not far enough; *carry*, an object was taken, and never came near
-   its receptacle; *place*, it did, and yet the goal did not hold.
+   drawer, door or knob moved, but not far enough; *carry*, an object was lifted and then dropped or
+   never set down; *place*, it came over its receptacle or was set down elsewhere.
 4. **other**: the hand stayed away from everything that matters, or the benchmark does not tell.
 """
 
@@ -34,8 +34,8 @@ AT_HAND = 0.02
 """Metres from the grip site to a thing's surface at which the hand has got to it."""
 AIMED = 0.15
 """Metres within which the hand has to come for its aim to be known."""
-NEAR = 0.05
-"""Metres between the outlines of an object and its receptacle at which it is being placed."""
+DROPPED = 0.04
+"""Metres that an object falls that was dropped rather than set down."""
 
 
 def classify(events: Events | None) -> tuple[FailureClass, Phase | None]:
@@ -85,7 +85,8 @@ def _phase(thing: Thing | None, goal: GoalEvents) -> Phase | None:
         return "move"
     pushed = thing.touched > 0 and thing.moved >= PUSHED
     if not thing.part and (thing.lifted >= MOVED or pushed):
-        return "place" if goal.gap is not None and goal.gap <= NEAR else "carry"
+        set_down = thing.fell is not None and thing.fell < DROPPED
+        return "place" if goal.over or set_down else "carry"
     if thing.touched or thing.nearest <= AT_HAND:
         return "grasp"
     return "reach" if thing.nearest <= AIMED else None

@@ -16,6 +16,8 @@ class Thing:
         moved: farthest it got from where it was at the start, m; of a knob or a door, the arc at
             its rim.
         lifted: highest it rose above where it was at the start while it was gripped, m.
+        fell: how far below the place where the fingers last let go of it it is at the end, m; None
+            if they still hold it or never did.
         rests: objects and regions that hold it at the end, and did not at the start.
     """
 
@@ -25,6 +27,7 @@ class Thing:
     gripped: int = 0
     moved: float = 0.0
     lifted: float = 0.0
+    fell: float | None = None
     rests: tuple[str, ...] = ()
 
 
@@ -37,15 +40,14 @@ class GoalEvents:
         thing: what is to be placed or moved, a key of `Events.things`.
         receptacle: what it is to be placed on or in, or None.
         met: whether the goal held at the end.
-        gap: least distance over ground between the outlines of thing and receptacle since the
-            thing first moved, m; None if it never did, or if there is no receptacle.
+        over: whether the thing was ever above the receptacle's outline after it had moved.
     """
 
     predicate: str
     thing: str
     receptacle: str | None
     met: bool
-    gap: float | None = None
+    over: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from libra_vla.simulation.libero import LiberoEnv
 SQUEEZED = 0.7
 """Least cosine between a contact's normal and the way of the fingers when these squeeze."""
 STIRRED = 0.02
-"""Metres that a thing moves before its distance to its receptacle counts."""
+"""Metres that a thing moves before it counts as over its receptacle: it may begin there."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class LiberoWitness:
         count = len(self._names)
         self._nearest, self._moved, self._lifted = np.full(count, np.inf), *np.zeros((2, count))
         self._touched, self._gripped = np.zeros((2, count), dtype=int)
-        self._gaps = np.full(len(self._goals), np.inf)
+        self._over = np.zeros(len(self._goals), dtype=bool)
+        self._held, self._left = np.zeros(count, dtype=bool), np.full(count, np.nan)
         self._start, self._joints_start = self._data.xpos[self._bodies].copy(), self._joints()
         self._held_before = {name: self._holders(name) for name in self._objects}
 
@@ -66,9 +67,11 @@ class LiberoWitness:
         objects = slice(len(self._objects))
         up = np.where(gripped[objects], way[:, 2], 0.0)
         self._lifted[objects] = np.maximum(self._lifted[objects], up)
+        self._held = gripped
+        self._left[objects] = np.where(gripped[objects], way[:, 2], self._left[objects])
         for index, name, receptacle in self._placed:
-            if self._moved[self._names.index(name)] >= STIRRED:
-                self._gaps[index] = min(self._gaps[index], self._gap(name, receptacle))
+            if self._moved[self._names.index(name)] >= STIRRED and not self._over[index]:
+                self._over[index] = self._is_over(name, receptacle)
 
     def events(self) -> Events:
         """What has happened so far, and how things stand."""
@@ -80,6 +83,7 @@ class LiberoWitness:
                 gripped=int(self._gripped[i]),
                 moved=float(self._moved[i]),
                 lifted=float(self._lifted[i]),
+                fell=None if self._held[i] or np.isnan(self._left[i]) else self._fall(i),
                 rests=tuple(sorted(self._holders(name) - self._held_before[name]))
                 if name in self._held_before and self._touched[i]
                 else (),
@@ -92,11 +96,16 @@ class LiberoWitness:
                 thing=goal[1],
                 receptacle=goal[2] if len(goal) == 3 else None,
                 met=bool(self._env._eval_predicate(list(goal))),
-                gap=float(gap) if np.isfinite(gap) else None,
+                over=bool(over),
             )
-            for goal, gap in zip(self._goals, self._gaps, strict=True)
+            for goal, over in zip(self._goals, self._over, strict=True)
         )
         return Events(goals, things)
+
+    def _fall(self, index: int) -> float:
+        """How far an object is below where the fingers left it, m."""
+        risen = self._data.xpos[self._bodies[index]] - self._start[index]
+        return float(self._left[index] - risen[2])
 
     def _index_geoms(self) -> None:
         """Whose every geom is, and the colliding ones of all things, thing by thing."""
@@ -160,8 +169,8 @@ class LiberoWitness:
             squeezed[side[pressing], thing[pressing]] = True
         return touched, squeezed[1] & squeezed[2]
 
-    def _gap(self, name: str, receptacle: str) -> float:
-        """Metres over ground between the outlines of an object and its receptacle."""
+    def _is_over(self, name: str, receptacle: str) -> bool:
+        """Whether an object's origin is above the outline of a receptacle."""
         env, data = self._env, self._data
         if receptacle in env.obj_body_id:
             centre = data.xpos[env.obj_body_id[receptacle]]
@@ -171,8 +180,7 @@ class LiberoWitness:
             centre = site.xpos
             half = (abs(site.xmat.reshape(3, 3)) @ self._model.site(receptacle).size)[:2]
         off = (data.xpos[env.obj_body_id[name]] - centre)[:2]
-        apart = float(np.linalg.norm(np.maximum(abs(off) - half, 0.0)))
-        return max(0.0, apart - env.get_object(name).horizontal_radius)
+        return bool((abs(off) < half).all())
 
     def _holders(self, name: str) -> set[str]:
         """Other objects, and regions of objects and fixtures, that hold an object now."""
