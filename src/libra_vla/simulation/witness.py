@@ -184,19 +184,13 @@ class LiberoWitness:
 
     def _holders(self, name: str) -> set[str]:
         """Other objects, and regions of objects and fixtures, that hold an object now."""
-        env = self._env
-        states = env.object_states_dict
-        candidates = [other for other in self._objects if other != name]
-        candidates += [
-            region
-            for region in env.object_sites_dict
-            if states[region].parent_name in env.obj_body_id and states[region].parent_name != name
-        ]
-        return {
-            other
-            for other in candidates
-            if any(env._eval_predicate([word, name, other]) for word in ("on", "in"))
-        }
+        env, states = self._env, self._env.object_states_dict
+        questions = [("on", other) for other in self._objects if other != name]
+        for region in env.object_sites_dict:
+            owner = states[region].parent_name  # None of a region of the table, which holds nothing
+            if owner in env.obj_body_id and owner != name:
+                questions += [("on", region), ("in", region)]
+        return {other for word, other in questions if env._eval_predicate([word, name, other])}
 
 
 def _parts(scene: Any) -> Iterator[tuple[str, Part]]:
