@@ -175,7 +175,7 @@ def test_the_next_task_that_a_scene_can_tell_lends_its_instruction(tmp_path):
     assert reading["evaluated"] == 8 and reading["told"]["count"] == 8
     assert reading["told"]["ci95"] == pytest.approx([0.675, 1.0], abs=1e-3)
     assert reading["own"]["count"] == reading["neither"]["count"] == 0
-    with pytest.raises(LibraError, match="no task of toy shares its scene"):
+    with pytest.raises(LibraError, match="none of the 1 tasks of toy can tell"):
         run(configure(tmp_path, out=tmp_path / "one", tasks="1", instruction="permuted"))
 
 

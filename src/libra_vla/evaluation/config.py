@@ -34,7 +34,7 @@ class EvalConfig:
         states: "official" initial states, or "sampled" by the simulator (not comparable).
         spread: metres by which the regions of sampled objects grow (LIBERO).
         instruction: whose the policy is given: the task's "own", or "permuted", that of the next
-            task whose goal can be told in the same scene; tasks without one are left out.
+            of `tasks` whose goal can be told in the same scene; tasks without one are left out.
         instruction_from: task index -> index of the task whose instruction the policy is given
             instead of its own: a control that tells whether it listens.
         explain_failures: run every failure again from the same state and seed in synchronous mode

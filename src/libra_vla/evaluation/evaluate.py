@@ -57,7 +57,7 @@ def evaluate(
     suite = benchmark.tasks(config.suite)
     instructed_by = _instructed_by(suite, tasks, config.instruction_from or {})
     if config.instruction == "permuted":
-        instructed_by = permuted(suite, tasks, benchmark.tells)
+        instructed_by = permuted(tasks, benchmark.tells)
         tasks = [task for task in tasks if task.index in instructed_by]
     execution, described = _inspect(config, benchmark, load_policy)
     jobs = _jobs(config, benchmark, load_policy, execution, tasks, instructed_by)
@@ -151,24 +151,21 @@ def _instructed_by(
     return {task: known[other] for task, other in swaps.items()}
 
 
-def permuted(
-    suite: Sequence[Task], tasks: Sequence[Task], tells: Callable[[Task, Task], bool]
-) -> dict[int, Task]:
-    """Task index -> the next task of the suite, round and round, that its scene can tell.
+def permuted(tasks: Sequence[Task], tells: Callable[[Task, Task], bool]) -> dict[int, Task]:
+    """Task index -> the next one of these tasks, round and round, that its scene can tell.
 
     Raises:
         LibraError: no scene can tell another task's goal.
     """
     found = {}
-    for task in tasks:
-        at = [other.index for other in suite].index(task.index)
-        others = (*suite[at + 1 :], *suite[:at])
+    for position, task in enumerate(tasks):
+        others = (*tasks[position + 1 :], *tasks[:position])
         if (other := next((o for o in others if tells(task, o)), None)) is not None:
             found[task.index] = other
     if not found:
         raise LibraError(
-            f"no task of {tasks[0].suite} shares its scene with another one: choose another suite, "
-            "or leave instruction"
+            f"none of the {len(tasks)} tasks of {tasks[0].suite} can tell in its scene whether "
+            "another one's goal is reached: choose more tasks, or another suite"
         )
     return found
 

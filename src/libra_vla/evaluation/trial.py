@@ -16,7 +16,7 @@ from libra_vla.evaluation.policies import DescribedPolicy, LoadPolicy
 from libra_vla.evaluation.rollout import Episode, rollout
 from libra_vla.evaluation.smoothness import smoothness
 from libra_vla.evaluation.timing import Timing
-from libra_vla.evaluation.video import write_video
+from libra_vla.evaluation.video import episode_files, write_video
 from libra_vla.execution.config import ExecutionConfig
 from libra_vla.execution.executor import Executor
 from libra_vla.execution.process import ProcessPlanner
@@ -282,9 +282,9 @@ def _save(
     halts: list[tuple[int, int, bool]],
 ) -> None:
     """Writes the video (frames as the policy saw them, in real time) and the trace."""
-    name = f"task{task.index:02d}_trial{trial:03d}"
+    film, trace = episode_files(folder, task.index, trial)
     if episode.frames:
-        write_video(folder / "videos" / f"{name}.mp4", episode.frames, fps=frame_rate)
+        write_video(film, episode.frames, fps=frame_rate)
     if episode.chunks:
         arrays = trace_arrays(episode.chunks)
         arrays["positions"] = np.array(episode.positions)
@@ -292,5 +292,5 @@ def _save(
         arrays["control_ms"] = np.array(episode.control_ms)
         arrays["plans"] = np.array(plans, dtype=np.int64).reshape(-1, 3)
         arrays["halts"] = np.array(halts, dtype=np.int64).reshape(-1, 3)
-        with atomic_file(folder / "traces" / f"{name}.npz") as partial:
+        with atomic_file(trace) as partial:
             np.savez_compressed(partial, **arrays)  # pyright: ignore[reportArgumentType]

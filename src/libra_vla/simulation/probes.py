@@ -42,16 +42,18 @@ def goal_here(task: Task, other: Task) -> Predicates | None:
     the other task's does; in LIBERO-Spatial that is the second bowl, or none.
 
     Returns:
-        None if something that it is about is not in this scene, or if it is this task's own goal.
+        None if something that it is about is not in this scene, or if reaching one of the two goals
+        would be part of reaching the other one.
     """
     here, there = _problem(task), _problem(other)
-    goal = []
-    for word, *names in there["goal_state"]:
-        meant = [_meant(name, here, there) for name in names]
-        if None in meant:
-            return None
-        goal.append([word, *meant])
-    return None if goal == here["goal_state"] else goal
+    names = {name for _, *names in there["goal_state"] for name in names}
+    meant = {name: _meant(name, here, there) for name in names}
+    found = {name for name in meant.values() if name is not None}
+    if len(found) < len(names):  # one is missing, or stands for two
+        return None
+    goal = [[word, *(str(meant[name]) for name in args)] for word, *args in there["goal_state"]]
+    own = here["goal_state"]
+    return None if all(g in own for g in goal) or all(g in goal for g in own) else goal
 
 
 def _meant(name: str, here: dict[str, Any], there: dict[str, Any]) -> str | None:
