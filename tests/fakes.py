@@ -214,7 +214,7 @@ def toy_tells(task: Task, other: Task) -> bool:
 class ToyWitness:
     """Task 0 fails with the wrong object in the hand, the others without having touched theirs."""
 
-    def __init__(self, env: ToyEnv) -> None:
+    def __init__(self, env: ToyEnv, task: Task) -> None:
         self.env, self.looks = env, 0
 
     def look(self) -> None:

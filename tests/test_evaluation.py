@@ -182,6 +182,7 @@ def test_the_next_task_that_a_scene_can_tell_lends_its_instruction(tmp_path):
 def test_what_is_reached_first_counts(tmp_path):
     results, _ = run(configure(tmp_path, instruction_from={0: 1}))
     assert {t["steps"] for t in results["trials"]} == {3}, "its own task takes six steps"
+    assert sum(results["failures"].values()) == 0, "it did what it was told"
     assert results["successes"] == 0 and results["reading"]["told"]["rate"] == 1.0
 
 

@@ -350,7 +350,7 @@ def test_the_page_of_an_evaluation(tmp_path: Path) -> None:
     assert any(attributes.get("class") == "strip" for _, attributes in seen.seen)
     assert "No film of semantic" in page(tasks="0").text
     told = page(instruction="permuted")
-    assert "Told another task, the policy succeeds in 100% of its episodes" in told.text
+    assert "Told another task, it succeeds in 100% of its episodes" in told.text
     assert "reading" in told.ids
 
 

@@ -80,7 +80,7 @@ class Trial:
         task, trial, seed: as in `Job`.
         init_state: index of the official initial state; None if it was drawn.
         success, steps, error: as in `Episode`.
-        failure: class of the failure; None if it is none.
+        failure: class of the failure at what the policy was told; None if it is none.
         phase: how far an actuation failure came.
         events: what happened in a failure, fields of `libra_vla.simulation.events.Events`.
         goal_elsewhere: whether the other task's goal was reached, where that can be told.
@@ -150,12 +150,14 @@ def run_trial(job: Job) -> Trial:
             step_budget=job.step_budget,
             instruction=None if other is None else other.instruction,
             watch=None if other is None else job.benchmark.watch_goal(env, other),
-            witness=None if (witness := job.benchmark.witness) is None else lambda: witness(env),
+            witness=None
+            if (witness := job.benchmark.witness) is None
+            else lambda: witness(env, other or job.task),
             record_frames=job.record is not None,
             events=_events(job, env),
             period_s=1.0 / _rate(executor) if job.timing.paced else None,
         )
-    failed = episode.error is None and not episode.success
+    failed = episode.error is None and not (episode.success or episode.goal_elsewhere)
     if job.record is not None and (failed or not job.failures_only):
         _save(
             episode,

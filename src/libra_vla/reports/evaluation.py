@@ -56,7 +56,7 @@ def _told(arm: Arm, results: Mapping[str, Any]) -> Arm:
     ]
     per_task = [Rate(g["reached"], g["evaluated"], task["instruction"]) for task, g in goals]
     assert arm.obeyed is not None
-    told = replace(arm, name="Told another task, the policy", total=arm.obeyed, obeyed=None)
+    told = replace(arm, name="Told another task, it", total=arm.obeyed, obeyed=None)
     return replace(told, per_task=tuple(per_task))
 
 

@@ -28,8 +28,8 @@ MEANINGS = {
 
 Row = Mapping[str, Any]
 COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
-    ("success", lambda r: f"{r['successes']}/{r['episodes'] - r['errors']}"),
-    ("95%", lambda r: interval(Rate.from_results(r))),
+    ("success", lambda r: f"{(rate := _rate(r)).successes}/{rate.trials}"),
+    ("95%", lambda r: interval(_rate(r))),
     *((name, lambda r, name=name: _count(r["failures"].get(name))) for name in CLASSES),
     ("phases", lambda r: ", ".join(f"{name} {n}" for name, n in r["failure_phases"].items())),
     ("jerk", lambda r: _short(r["smoothness"]["mean_jerk"])),
@@ -71,9 +71,12 @@ def failures(report: Report) -> Markup | None:
         "failures",
         "How it fails, and how it moves",
         tag("dl", meant),
-        tag("div", tag("table", tag("thead", head), tag("tbody", body), class_="grid-table"),
-            class_="wide"),
-        tag("p", LEGEND, class_="soft"),
+        tag(
+            "figure",
+            tag("div", tag("table", tag("thead", head), tag("tbody", body), class_="grid-table"),
+                class_="wide"),
+            caption(LEGEND),
+        ),
         [strip_figure(strip) for strip in report.strips],
         tag("p", f"No film of {', '.join(unseen)}: libra eval --videos failures records them.",
             class_="soft") if unseen else None,
@@ -156,6 +159,16 @@ def reading(report: Report) -> Markup | None:
         ),
         tag("div", [arm_row(*rate, 0) for rate in rates], axis_row(), class_="arms"),
     )
+
+
+def _rate(row: Row) -> Rate:
+    """Success of one task, or of all of them, at what the policy was told."""
+    if "swapped" in row:
+        goal = row["swapped"]["other_goal"]
+        return Rate(goal["reached"], goal["evaluated"])
+    if "reading" in row:
+        return Rate(row["reading"]["told"]["count"], row["reading"]["evaluated"])
+    return Rate.from_results(row)
 
 
 def _count(value: int | None) -> str:

@@ -127,7 +127,8 @@ class Benchmark:
             demonstrations.
         spreads: whether `reset` can spread sampled objects.
         tells: (task, another task) -> whether `watch_goal` can tell in the scene of the first.
-        witness: environment, just reset -> what watches the episode; None where nothing does.
+        witness: (environment, just reset; the task whose goals count) -> what watches the episode;
+            None where nothing does.
     """
 
     name: str
@@ -148,7 +149,7 @@ class Benchmark:
     meshes: tuple[str, ...] = ("stock",)
     spreads: bool = True
     tells: Callable[[Task, Task], bool] = lambda task, other: False
-    witness: Callable[[Any], Witness] | None = None
+    witness: Callable[[Any, Task], Witness] | None = None
 
     def choose(self, suite: str, text: str | None = None) -> list[Task]:
         """Returns the tasks that `text` names, in the suite's order; all of them for None.

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from libra_vla.simulation.benchmark import Task
 from libra_vla.simulation.events import Events, GoalEvents, Thing
 from libra_vla.simulation.libero import LiberoEnv
+from libra_vla.simulation.probes import goal_here
 
 SQUEEZED = 0.7
 """Least cosine between a contact's normal and the way of the fingers when these squeeze."""
@@ -34,9 +36,13 @@ class LiberoWitness:
     """Takes note of the state after every control step; nothing is rendered or changed.
 
     Made right after a reset: how the scene is then is the start of the episode.
+
+    Args:
+        env: the environment that is going to be stepped.
+        task: whose goals count, its own by default; see `libra_vla.simulation.probes.goal_here`.
     """
 
-    def __init__(self, env: LiberoEnv) -> None:
+    def __init__(self, env: LiberoEnv, task: Task | None = None) -> None:
         self._env = scene = env.robosuite_env
         self._model, self._data = scene.sim.model._model, scene.sim.data._data
         self._site = scene.robots[0].eef_site_id
@@ -44,7 +50,8 @@ class LiberoWitness:
         self._bodies = np.array([scene.obj_body_id[name] for name in self._objects], dtype=int)
         self._parts = dict(_parts(scene))
         self._names = [*self._objects, *self._parts]
-        self._goals = [tuple(goal) for goal in scene.parsed_problem["goal_state"]]
+        told = None if task in (None, env.task) else goal_here(env.task, task)
+        self._goals = [tuple(goal) for goal in told or scene.parsed_problem["goal_state"]]
         self._placed = [(i, g[1], g[2]) for i, g in enumerate(self._goals) if len(g) == 3]
         self._index_geoms()
         count = len(self._names)
