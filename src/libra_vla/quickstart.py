@@ -22,6 +22,7 @@ from libra_vla.evaluation.evaluate import evaluate
 from libra_vla.evaluation.video import episode_files
 from libra_vla.files import read_json, require_absent, write_json
 from libra_vla.policies.policy import LibraPolicy
+from libra_vla.reports.failures import load_strips
 from libra_vla.reports.inputs import Arm, ArmGroup, Clip, Curves, Report, Role
 from libra_vla.reports.report import write_report
 from libra_vla.reports.trace import load_trace
@@ -330,6 +331,7 @@ def _report(
             curves=tuple(_curves(out, plan) for plan in POLICIES if not plan.blind),
             traces=tuple(traces),
             clips=tuple(clips),
+            strips=load_strips(evaluation, results[LIBRA.name]),
             results=results[LIBRA.name],
             facts={
                 "demonstrations": f"{config.demonstrations} per task, by the scripted expert, from "
