@@ -37,6 +37,7 @@ def events(goal: GoalEvents = BOWL, **things: Thing) -> Events:
         (events(replace(BOWL, over=True), bowl=HELD), ("actuation", "place")),
         (events(replace(BOWL, over=True), bowl=replace(HELD, gripped=0, lifted=0.0)),
          ("actuation", "place")),  # pushed there
+        (events(bowl=replace(HELD, gripped=0, lifted=0.0)), ("actuation", "grasp")),  # dragged
         (events(bottle=HELD), ("semantic", None)),
         (events(plate=HELD), ("semantic", None)),
         (events(drawer=OPENED), ("semantic", None)),

@@ -28,8 +28,6 @@ MOVED = 0.02
 """Metres by which the hand lifts an object, or moves a part, that it has taken hold of."""
 GRIPPED = 10
 """Control steps between the fingers after which a thing counts as taken hold of all the same."""
-PUSHED = 0.10
-"""Metres by which an object moves that was pushed rather than brushed."""
 AT_HAND = 0.02
 """Metres from the grip site to a thing's surface at which the hand has got to it."""
 AIMED = 0.15
@@ -83,8 +81,7 @@ def _phase(thing: Thing | None, goal: GoalEvents) -> Phase | None:
         return None
     if thing.part and _taken(thing):
         return "move"
-    pushed = thing.touched > 0 and thing.moved >= PUSHED
-    if not thing.part and (thing.lifted >= MOVED or pushed):
+    if not thing.part and (thing.lifted >= MOVED or goal.over):  # carried, or pushed there
         set_down = thing.fell is not None and thing.fell < DROPPED
         return "place" if goal.over or set_down else "carry"
     if thing.touched or thing.nearest <= AT_HAND:

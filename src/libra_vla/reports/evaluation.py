@@ -33,7 +33,9 @@ def write_evaluation_report(folder: Path, results: Mapping[str, Any]) -> Path:
     if arm.obeyed is not None:
         arm = _told(arm, results)
     protocol = results["protocol"]
-    states = "Official initial states" if protocol["initial_states"] == "official" else "Resets"
+    states = (
+        "Official initial states" if protocol["initial_states"] == "official" else "Sampled resets"
+    )
     official = "the official protocol" if protocol["official"] else "not the official protocol"
     out = folder / REPORT
     write_report(
