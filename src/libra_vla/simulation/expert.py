@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from libra_vla.errors import LibraError
-from libra_vla.simulation.goals import Goal, task_goals
+from libra_vla.simulation.goals import Goal, is_oven, task_goals
 from libra_vla.simulation.scene import Scene
 from libra_vla.simulation.skills.handles import OpenDrawer, TurnKnob
 from libra_vla.simulation.skills.pick_place import PickAndPlace
-from libra_vla.simulation.skills.pushing import CloseDrawer
+from libra_vla.simulation.skills.pushing import CloseDoor, CloseDrawer
 from libra_vla.simulation.skills.skill import Skill
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def _skill(scene: Scene, goal: Goal) -> Skill:
     match goal.predicate:
         case "open":
             return OpenDrawer(scene, goal)
+        case "close" if is_oven(goal.target):
+            return CloseDoor(scene, goal)
         case "close":
             return CloseDrawer(scene, goal)
         case "turnon":
