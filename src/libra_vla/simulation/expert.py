@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from libra_vla.errors import LibraError
-from libra_vla.simulation.goals import Goal, is_oven, task_goals
+from libra_vla.simulation.goals import Goal, is_oven, is_pushed, task_goals
 from libra_vla.simulation.scene import Scene
 from libra_vla.simulation.skills.handles import OpenDrawer, TurnKnob
 from libra_vla.simulation.skills.pick_place import PickAndPlace
-from libra_vla.simulation.skills.pushing import CloseDoor, CloseDrawer
+from libra_vla.simulation.skills.pushing import CloseDoor, CloseDrawer, PushPlate
 from libra_vla.simulation.skills.skill import Skill
 
 if TYPE_CHECKING:
@@ -106,5 +106,7 @@ def _skill(scene: Scene, goal: Goal) -> Skill:
             return CloseDrawer(scene, goal)
         case "turnon":
             return TurnKnob(scene, goal)
+        case _ if is_pushed(goal):
+            return PushPlate(scene, goal)
         case _:
             return PickAndPlace(scene, goal)

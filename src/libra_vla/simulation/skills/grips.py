@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from libra_vla.simulation.goals import Goal, is_drawer, is_oven, is_pushed, is_rack
+from libra_vla.simulation.goals import Goal, is_drawer, is_oven, is_rack
 from libra_vla.simulation.grasping import Grasp, nearest_yaw, plan_grasp
 from libra_vla.simulation.scene import Scene
 from libra_vla.simulation.skills.motion import UP, lean, level, outermost
@@ -21,9 +21,6 @@ OVEN_LEAN = 0.96
 """Angle (rad) from the vertical of a hand before an oven: below its roof, above the table."""
 SIDE_DEPTH = 0.02
 """How far a hand from the side reaches round what it grasps, m."""
-BACK = np.array([-1.0, 0.0, 0.0])
-PUSH_LEAN = 0.4
-"""Angle (rad) towards the robot of a hand that pushes: it reaches farther so."""
 
 
 def choose_grasp(
@@ -49,8 +46,6 @@ def choose_grasp(
         middle = (neck.max(axis=0) + neck.min(axis=0)) / 2
         return _from_the_side(scene, goal, middle, -level(along), float(np.arccos(along[2])))
     tilts: list[np.ndarray | None] = [None]
-    if is_pushed(goal):
-        tilts = [lean(BACK, PUSH_LEAN)]
     if is_drawer(goal.receptacle):
         tilts += [lean(side, LEAN) for side in SIDES]
     return _planned(scene, goal, place, failed, tilts)

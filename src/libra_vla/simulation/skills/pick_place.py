@@ -64,7 +64,8 @@ class PickAndPlace(Skill):
         # The wider the object, the less may be missing before the fingers pass its top.
         room = float(np.clip(0.036 - grasp.width / 2, 0.006, 0.015))
         insertion = grasp.depth + FINGER_TIP + 0.01
-        height = funnel(error, room, insertion, max(self._transit - site[2], HOVER))
+        ceiling = max((self._transit - site[2]) * up[2], HOVER)
+        height = funnel(error, room, insertion, ceiling)
         self.phase = "reach" if height > insertion else "descend"
         missing = abs(float((site - hand) @ up))
         stalled = self._stalled(hand)
