@@ -20,6 +20,7 @@ from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.errors import LibraError
 from libra_vla.execution.protocol import Plan
 from libra_vla.observation import Observation, ObservationSpec
+from libra_vla.simulation.benchmark import close_environment
 from libra_vla.simulation.registry import LIBERO
 
 
@@ -263,7 +264,7 @@ def load_wanderer(folder: Path | str, device: str) -> Wanderer:
 
 @pytest.mark.simulator
 def test_the_expert_recovers_from_where_a_policy_went(tmp_path: Path):
-    pytest.importorskip("robosuite")
+    pytest.importorskip("libero")
     tasks = LIBERO.tasks
 
     def brief(suite: str):
@@ -274,6 +275,7 @@ def test_the_expert_recovers_from_where_a_policy_went(tmp_path: Path):
         image_size=64, policy=Path("run"), recovery=1.0,
     )  # fmt: skip
     collect(settings, benchmark=replace(LIBERO, tasks=brief), load_policy=load_wanderer)
+    close_environment()
     dataset = LeRobotDataset.open(tmp_path / "set")
     assert min(columns(dataset, "hand_over")) > 0
     at_home = np.array([-0.21, 0.0, 1.17])
@@ -288,7 +290,7 @@ def test_the_expert_recovers_from_where_a_policy_went(tmp_path: Path):
     ("suite", "index", "phase"), [("libero_object", 1, "carry"), ("libero_goal", 0, "pull")]
 )
 def test_a_fresh_expert_does_not_let_go_of_what_is_held(suite: str, index: int, phase: str):
-    pytest.importorskip("robosuite")
+    pytest.importorskip("libero")
     task = LIBERO.choose(suite, str(index))[0]
     env = LIBERO.make_env(task, render=False)
     env.reset(seed=0)
