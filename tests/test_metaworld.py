@@ -124,6 +124,16 @@ def test_the_first_frame_shows_the_scene_as_it_is(name: str):
 
 
 @pytest.mark.simulator
+def test_the_corners_camera_stands_upright():
+    env = make_env("drawer-open", image_size=64)
+    env.reset(seed=0)
+    axes = env.metaworld_env.data.camera(CAMERAS["corner"]).xmat.reshape(3, 3)
+    assert axes[2, 1] > 0.5, "up in the picture is up in the world"
+    assert np.linalg.det(axes) == pytest.approx(1.0), "and it is no mirror"
+    env.close()
+
+
+@pytest.mark.simulator
 def test_what_is_out_of_view_changes_no_pixel():
     env = make_env("window-open")
     env.reset(seed=0)

@@ -72,7 +72,7 @@ def rollout(
         init_state: the simulator state to start from; None lets the environment draw one.
         spread: how far drawn object positions vary; see the environment.
         instruction: given to the policy instead of the task's own.
-        watch: another goal to keep an eye on; it does not end the episode.
+        watch: another goal to keep an eye on; reaching it ends the episode as well.
         record_frames: keep images for a video.
         events: control step -> what happens to the scene just before it.
         period_s: seconds per control step where the clock sets the pace; None: as fast as it goes.
@@ -96,7 +96,7 @@ def rollout(
     policy.observation_spec.check(eyes.ahead)
     with _errors_kept_in(episode):
         episode.positions.append(end_effector())
-        while episode.steps < step_budget and not episode.success:
+        while episode.steps < step_budget and not (episode.success or episode.goal_elsewhere):
             episode.overrun_steps += pace.wait()
             if happens := (events or {}).get(episode.steps):
                 happens()
@@ -106,7 +106,7 @@ def rollout(
             episode.success = bool(env.step(action))
             episode.steps += 1
             episode.positions.append(end_effector())
-            if watch is not None and not episode.goal_elsewhere:
+            if watch is not None:
                 episode.goal_elsewhere = watch()
     with suppress(Exception):  # the outcome stands, with or without a last picture of it
         eyes.keep_frame(env.observe)

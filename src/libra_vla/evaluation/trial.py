@@ -170,7 +170,7 @@ def run_trial(job: Job) -> Trial:
         )
     if episode.error is not None:
         close_environment()  # whatever broke may have left the simulator in no state to go on
-    failed = episode.error is None and not episode.success
+    failed = episode.error is None and not (episode.success or episode.goal_elsewhere)
     measured = smoothness(
         np.reshape(episode.positions, (-1, 3)), [c.step for c in episode.chunks], _rate(executor)
     )

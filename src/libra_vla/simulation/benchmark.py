@@ -193,10 +193,12 @@ def keep_environment(benchmark: Benchmark, task: Task, **options: Any) -> Enviro
     if key not in _kept:
         close_environment()
         _kept[key] = benchmark.make_env(task, **options)
+        # The last to register is the first to be called: before the renderer's own library ends.
+        atexit.unregister(close_environment)
+        atexit.register(close_environment)
     return _kept[key]
 
 
-@atexit.register  # before Python takes the renderers' modules apart
 def close_environment() -> None:
     """Closes the kept environment, such as one that broke."""
     while _kept:
