@@ -19,8 +19,10 @@ from libra_vla.collection import CollectConfig, collect
 from libra_vla.errors import LibraError
 from libra_vla.evaluation.config import EvalConfig
 from libra_vla.evaluation.evaluate import evaluate
+from libra_vla.evaluation.video import episode_files
 from libra_vla.files import read_json, require_absent, write_json
 from libra_vla.policies.policy import LibraPolicy
+from libra_vla.reports.failures import load_strips
 from libra_vla.reports.inputs import Arm, ArmGroup, Clip, Curves, Report, Role
 from libra_vla.reports.report import write_report
 from libra_vla.reports.trace import load_trace
@@ -309,7 +311,7 @@ def _report(
     for task in load_tasks(SUITE, TASKS):
         traces.append(load_trace(evaluation, task=task.index, trial=0, space=policy.action_space))
         film = out / f"{task.name}.mp4"
-        shutil.copyfile(evaluation / "videos" / f"task{task.index:02d}_trial000.mp4", film)
+        shutil.copyfile(episode_files(evaluation, task.index, 0)[0], film)
         clips.append(Clip(film, task.instruction, traces[-1].success))
     # A failure explains less at first sight.
     traces.sort(key=lambda trace: not trace.success)
@@ -322,6 +324,7 @@ def _report(
             curves=tuple(_curves(out, plan) for plan in POLICIES if not plan.blind),
             traces=tuple(traces),
             clips=tuple(clips),
+            strips=load_strips(evaluation, results[LIBRA.name]),
             results=results[LIBRA.name],
             facts={
                 "demonstrations": f"{config.demonstrations} per task, by the scripted expert, from "

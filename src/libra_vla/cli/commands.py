@@ -55,8 +55,11 @@ def eval(words: Words) -> Outcome:
 
     config = parse(EvalConfig, words, command="eval")
     from libra_vla.evaluation.evaluate import evaluate
+    from libra_vla.reports.evaluation import write_evaluation_report
 
-    return Outcome(summaries.evaluate(evaluate(config), config.out))
+    results = evaluate(config)
+    page = write_evaluation_report(config.out, results)
+    return Outcome(f"{summaries.evaluate(results, config.out)}\nopen  {page}")
 
 
 def study_asynchrony(words: Words) -> Outcome:
