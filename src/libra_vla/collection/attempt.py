@@ -74,7 +74,7 @@ def demonstrate(attempt: Attempt) -> Demonstration:
         env.reset(seed=seed, spread=config.spread)
     disturbance = None
     if config.recovery and rng.random() < config.recovery:
-        disturbance = draw_disturbance(rng, benchmark.convention)
+        disturbance = draw_disturbance(rng, benchmark.convention, attempt.task.step_budget)
     env.cameras = benchmark.cameras
     expert = benchmark.make_expert(env, seed=expert_seed)
     recording = record(

@@ -10,8 +10,9 @@ EARLY = 0.5
 """Share of the disturbances that are over before the expert begins."""
 LEGS, LEG = 3, (3, 9)
 """Directions in which the hand is led astray, and control steps in each."""
-PUSHED, PUSHED_AT = (4, 9), (5, 100)
-"""Control steps of a push in mid-episode, and when it may begin."""
+PUSHED, PUSHED_UNTIL = (4, 9), 0.35
+"""Control steps of a push in mid-episode, and the share of the step budget before which it begins:
+an expert seldom needs more than half."""
 TURN = 0.3
 """Largest command in a rotation, as a share of the whole range."""
 
@@ -38,17 +39,23 @@ class Disturbance:
         return np.where(np.isnan(action), instead_of, action)
 
 
-def draw_disturbance(rng: np.random.Generator, convention: ActionConvention) -> Disturbance:
+def draw_disturbance(
+    rng: np.random.Generator, convention: ActionConvention, budget: int
+) -> Disturbance:
     """Draws one of two kinds.
 
     Before the episode the hand wanders off, in a few directions, with the fingers open or closed.
     In mid-episode it is pushed for a moment, and every other time the fingers open meanwhile, so
     that what they hold is dropped.
+
+    Args:
+        budget: control steps that the task allows.
     """
     if early := rng.random() < EARLY:
         start, legs, steps = 0, LEGS, int(rng.integers(*LEG))
     else:
-        start, legs, steps = int(rng.integers(*PUSHED_AT)), 1, int(rng.integers(*PUSHED))
+        latest = max(2, round(PUSHED_UNTIL * budget))
+        start, legs, steps = int(rng.integers(1, latest)), 1, int(rng.integers(*PUSHED))
     largest = np.array([TURN if unit.endswith("rad") else 1.0 for unit in convention.units])
     directions = rng.uniform(-largest, largest, size=(legs, convention.size))
     actions = np.repeat(directions, steps, axis=0)
