@@ -351,3 +351,17 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
     subprocess.run([*command, "resume"], env=environment, check=True, capture_output=True)
     whole = json.loads((out / "results.json").read_text())
     assert whole["complete"] and whole["successes"] == 4
+
+
+def test_instructions_may_come_in_other_words(tmp_path):
+    def doors(suite: str):
+        return [replace(t, instruction=f"open door {t.index}") for t in TOY.tasks(suite)]
+
+    benchmark = replace(TOY, tasks=doors)
+    settings = configure(tmp_path, paraphrase=1, episodes=1, workers=0)
+    results = evaluate(settings, benchmark=benchmark, load_policy=load_scripted)
+    assert results["tasks"][0]["instruction"] == "pull door 0 open"
+    assert results["protocol"]["paraphrase"] == 1 and not results["protocol"]["official"]
+    with pytest.raises(LibraError, match=r"'do number 0' has no paraphrase 1: its form is unknown"):
+        run(configure(tmp_path, out=tmp_path / "none", paraphrase=1))
+    assert not (tmp_path / "none").exists()

@@ -37,6 +37,8 @@ class EvalConfig:
             of `tasks` whose goal can be told in the same scene; tasks without one are left out.
         instruction_from: task index -> index of the task whose instruction the policy is given
             instead of its own: a control that tells whether it listens.
+        paraphrase: give every instruction in other words, by the number of its paraphrase; number 0
+            is never used in training.
         explain_failures: run every failure again from the same state and seed in synchronous mode
             without delay; if that succeeds, asynchrony is to blame.
         videos: record the first K trials of each task as `videos/*.mp4` and `traces/*.npz`, or all
@@ -75,6 +77,7 @@ class EvalConfig:
     spread: float = 0.0
     instruction: Instruction = "own"
     instruction_from: dict[int, int] | None = None
+    paraphrase: int | None = None
     explain_failures: bool = False
     videos: int | Literal["failures"] = 0
     resume: bool = False

@@ -61,11 +61,12 @@ def evaluate(
         tasks = [task for task in tasks if task.index in instructed_by]
     execution, described = _inspect(config, benchmark, load_policy)
     jobs = _jobs(config, benchmark, load_policy, execution, tasks, instructed_by)
+    told = {job.task.index: job.instruction for job in jobs}
     journal = Journal(config.out, _identity(config, execution, described), resume=config.resume)
 
     def write(*, complete: bool) -> dict[str, Any]:
         trials = [journal.trials[key] for key in sorted(journal.trials)]
-        results = results_of(trials, tasks, instructed_by, explained=config.explain_failures)
+        results = results_of(trials, tasks, instructed_by, told, explained=config.explain_failures)
         results |= {
             "complete": complete,
             "policy": described,
@@ -206,6 +207,7 @@ def _jobs(
                     image_size=config.image_size or benchmark.image_size,
                     meshes=config.meshes,
                     instructed_by=instructed_by.get(task.index),
+                    paraphrase=config.paraphrase,
                     record=config.out if recorded > trial else None,
                     failures_only=config.videos == "failures",
                     explain=config.explain_failures,
@@ -222,7 +224,7 @@ def _is_official(config: EvalConfig, benchmark: Benchmark) -> bool:
     chosen = (
         config.instruction, config.states, config.meshes, config.image_size, config.episodes,
     )  # fmt: skip
-    return not any(changes) and chosen == (
+    return not any(changes) and config.paraphrase is None and chosen == (
         "own", "official", "stock", benchmark.image_size, OFFICIAL_TRIALS,
     )  # fmt: skip
 
@@ -239,6 +241,7 @@ def _protocol(config: EvalConfig, tasks: Sequence[Task], benchmark: Benchmark) -
         "meshes": config.meshes,
         "moved_object": config.move_object,
         "instruction": config.instruction,
+        "paraphrase": config.paraphrase,
         "time": asdict(config.timing),
     }
 

@@ -32,18 +32,15 @@ def results_of(
     trials: Sequence[Trial],
     tasks: Sequence[Task],
     instructed_by: Mapping[int, Task],
+    told: Mapping[int, str],
     *,
     explained: bool,
 ) -> dict[str, Any]:
-    """Everything in `results.json` that follows from the trials.
-
-    Args:
-        explained: failures were run again in synchronous mode.
-    """
+    """Everything in `results.json` that follows from the trials; see `task_results`."""
     return {
         "schema_version": SCHEMA_VERSION,
         **summarise(trials),
-        "tasks": task_results(trials, tasks, instructed_by, explained),
+        "tasks": task_results(trials, tasks, instructed_by, told, explained),
         **({"reading": reading(trials)} if instructed_by else {}),
         "latency_ms": latency(trials),
         "smoothness": mean_smoothness(trials),
@@ -58,16 +55,24 @@ def task_results(
     trials: Sequence[Trial],
     tasks: Iterable[Task],
     instructed_by: Mapping[int, Task],
+    told: Mapping[int, str],
     explained: bool,
 ) -> list[dict[str, Any]]:
-    """The same per task, with the instruction that the policy was given."""
+    """The same per task.
+
+    Args:
+        instructed_by: task index -> the task whose instruction it got instead of its own.
+        told: task index -> the instruction as the policy was given it.
+    """
     rows = []
     for task in tasks:
         own = [t for t in trials if t.task == task.index]
         other = instructed_by.get(task.index)
-        row = {"index": task.index, "name": task.name}
-        row["instruction"] = (other or task).instruction
-        row |= summarise(own) | {
+        row: dict[str, Any] = {
+            "index": task.index,
+            "name": task.name,
+            "instruction": told[task.index],
+            **summarise(own),
             "failures": failures(own, explained),
             "failure_phases": phases(own),
             "smoothness": mean_smoothness(own),

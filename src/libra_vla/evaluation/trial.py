@@ -24,6 +24,7 @@ from libra_vla.execution.protocol import Policy
 from libra_vla.execution.trace import trace_arrays
 from libra_vla.files import atomic_file
 from libra_vla.observation import Observation
+from libra_vla.paraphrases import paraphrase
 from libra_vla.simulation.benchmark import (
     Benchmark,
     Environment,
@@ -44,6 +45,7 @@ class Job:
         init_state: official initial state, or None to draw one with `spread`.
         step_budget: control steps after settling.
         instructed_by: the task whose instruction the policy gets instead, or None.
+        paraphrase: number of the wording that the policy gets instead, or None.
         record: folder for this trial's video and trace, or None.
         failures_only: record only a failure.
         explain: run a failure again in synchronous mode without delay.
@@ -65,11 +67,22 @@ class Job:
     image_size: int
     meshes: str
     instructed_by: Task | None = None
+    paraphrase: int | None = None
     record: Path | None = None
     failures_only: bool = False
     explain: bool = False
     timing: Timing = field(default_factory=Timing)
     moved_object: tuple[int, float] | None = None
+
+    @property
+    def instruction(self) -> str:
+        """What the policy is told.
+
+        Raises:
+            LibraError: there is no such paraphrase.
+        """
+        words = (self.instructed_by or self.task).instruction
+        return words if self.paraphrase is None else paraphrase(words, self.paraphrase)
 
 
 @dataclass(frozen=True)
@@ -148,7 +161,7 @@ def run_trial(job: Job) -> Trial:
             init_state=job.init_state,
             spread=job.spread,
             step_budget=job.step_budget,
-            instruction=None if other is None else other.instruction,
+            instruction=job.instruction,
             watch=None if other is None else job.benchmark.watch_goal(env, other),
             witness=None
             if (witness := job.benchmark.witness) is None

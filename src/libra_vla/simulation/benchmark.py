@@ -4,6 +4,7 @@ Collecting, evaluating and the studies know a benchmark by this alone; `registry
 there are.
 """
 
+import atexit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -73,12 +74,15 @@ class Expert(Protocol):
     """Demonstrates a task with privileged state; made for an environment, whoever steps that.
 
     Attributes:
-        done: the task is finished, or the expert has given up.
-        succeeded: done, and the task is finished.
+        done: the demonstration is over: the task is finished, or the expert has given up.
+        succeeded: the task is finished.
     """
 
-    done: bool
-    succeeded: bool
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def succeeded(self) -> bool: ...
 
     def reset(self) -> None:
         """Looks at the scene after the environment's reset."""
@@ -123,8 +127,8 @@ class Benchmark:
             where nothing can be moved.
         settle_steps: control steps that `reset` spends before the first observation.
         image_size: side of the frames in an official evaluation, pixels.
-        meshes: what scenes may be drawn with; "stock" is the official one, the last one that for
-            demonstrations.
+        meshes: what scenes may be drawn with: "stock", the official way, first, and the way for
+            demonstrations last.
         spreads: whether `reset` can spread sampled objects.
         tells: (task, another task) -> whether `watch_goal` can tell in the scene of the first; None
             where no scene can.
@@ -208,6 +212,9 @@ def keep_environment(benchmark: Benchmark, task: Task, **options: Any) -> Enviro
     if key not in _kept:
         close_environment()
         _kept[key] = benchmark.make_env(task, **options)
+        # The last to register is the first to be called: before the renderer's own library ends.
+        atexit.unregister(close_environment)
+        atexit.register(close_environment)
     return _kept[key]
 
 

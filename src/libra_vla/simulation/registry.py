@@ -1,6 +1,7 @@
 """The benchmarks there are, found by the names of their suites."""
 
 from libra_vla.errors import unknown
+from libra_vla.simulation import metaworld, metaworld_tasks
 from libra_vla.simulation.benchmark import Benchmark
 from libra_vla.simulation.disturbances import move_object
 from libra_vla.simulation.expert import ScriptedExpert, supports
@@ -30,7 +31,26 @@ LIBERO = Benchmark(
     witness=LiberoWitness,
 )
 
-BENCHMARKS = (LIBERO,)
+METAWORLD = Benchmark(
+    name="Meta-World",
+    suites=tuple(metaworld_tasks.SUITES),
+    tasks=metaworld_tasks.load_tasks,
+    official_states=metaworld_tasks.official_states,
+    make_env=metaworld.MetaworldEnv,
+    make_expert=metaworld.MetaworldExpert,
+    supports=metaworld.supports,
+    convention=metaworld.METAWORLD_CONVENTION,
+    cameras=tuple(metaworld.CAMERAS),
+    state_names=metaworld.STATE_NAMES,
+    end_effector=metaworld.end_effector,
+    watch_goal=metaworld.watch_goal,
+    move_object=None,
+    settle_steps=0,
+    image_size=128,
+    spreads=False,
+)
+
+BENCHMARKS = (LIBERO, METAWORLD)
 
 
 def benchmark_of(suite: str) -> Benchmark:
