@@ -103,7 +103,7 @@ def attempt(suite: str, index: int, *, goal: tuple[str, ...] | None = None, spoi
         expert._goals = (Goal(*goal),)
     expert.reset()
     witness = LiberoWitness(env)
-    while not expert.done and env.steps_taken < 120 and not env.success:
+    while not expert.done and env.steps_taken < 150 and not env.success:
         env.step(spoil(expert, expert.act()))
         witness.look()
     assert not env.success
@@ -136,6 +136,7 @@ def half_way(expert, action):
 
 
 def idle(expert, action):
+    expert.done = expert.env.steps_taken > 20
     return np.zeros(7)
 
 
@@ -148,15 +149,16 @@ CABINET = "wooden_cabinet_1"
     [
         ("libero_goal", 1, ("on", "cream_cheese_1", "flat_stove_1_cook_region"), well,
          ("semantic", None)),
-        ("libero_goal", 1, ("on", "akita_black_bowl_1", f"{CABINET}_top_side"), well,
-         ("semantic", None)),
-        ("libero_goal", 1, None, idle, ("other", None)),
-        ("libero_goal", 0, ("open", f"{CABINET}_top_region"), well, ("semantic", None)),
-        ("libero_goal", 0, None, half_way, ("actuation", "move")),
-        ("libero_spatial", 0, ("on", "akita_black_bowl_2", "plate_1"), well, ("semantic", None)),
+        pytest.param("libero_goal", 1, ("on", "akita_black_bowl_1", f"{CABINET}_top_side"), well,
+                     ("semantic", None), marks=pytest.mark.slow),
         ("libero_goal", 1, None, never_closing, ("actuation", "grasp")),
         ("libero_goal", 1, None, too_high, ("actuation", "reach")),
         ("libero_goal", 1, None, letting_go, ("actuation", "carry")),
+        ("libero_goal", 1, None, idle, ("other", None)),
+        ("libero_goal", 0, ("open", f"{CABINET}_top_region"), well, ("semantic", None)),
+        ("libero_goal", 0, None, half_way, ("actuation", "move")),
+        pytest.param("libero_spatial", 0, ("on", "akita_black_bowl_2", "plate_1"), well,
+                     ("semantic", None), marks=pytest.mark.slow),
         ("libero_spatial", 0, ("on", "akita_black_bowl_1", "main_table_next_to_plate_region"),
          well, ("actuation", "place")),
     ],

@@ -152,7 +152,7 @@ def _instructed_by(
     return {task: known[other] for task, other in swaps.items()}
 
 
-def permuted(tasks: Sequence[Task], tells: Callable[[Task, Task], bool]) -> dict[int, Task]:
+def permuted(tasks: Sequence[Task], tells: Callable[[Task, Task], bool] | None) -> dict[int, Task]:
     """Task index -> the next one of these tasks, round and round, that its scene can tell.
 
     Raises:
@@ -161,7 +161,7 @@ def permuted(tasks: Sequence[Task], tells: Callable[[Task, Task], bool]) -> dict
     found = {}
     for position, task in enumerate(tasks):
         others = (*tasks[position + 1 :], *tasks[:position])
-        if (other := next((o for o in others if tells(task, o)), None)) is not None:
+        if (other := next((o for o in others if tells and tells(task, o)), None)) is not None:
             found[task.index] = other
     if not found:
         raise LibraError(

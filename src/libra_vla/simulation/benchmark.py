@@ -130,7 +130,8 @@ class Benchmark:
         meshes: what scenes may be drawn with: "stock", the official way, first, and the way for
             demonstrations last.
         spreads: whether `reset` can spread sampled objects.
-        tells: (task, another task) -> whether `watch_goal` can tell in the scene of the first.
+        tells: (task, another task) -> whether `watch_goal` can tell in the scene of the first; None
+            where no scene can.
         witness: (environment, just reset; the task whose goals count) -> what watches the episode;
             None where nothing does.
     """
@@ -152,7 +153,7 @@ class Benchmark:
     image_size: int
     meshes: tuple[str, ...] = ("stock",)
     spreads: bool = True
-    tells: Callable[[Task, Task], bool] = lambda task, other: False
+    tells: Callable[[Task, Task], bool] | None = None
     witness: Callable[[Any, Task], Witness] | None = None
 
     def choose(self, suite: str, text: str | None = None) -> list[Task]:

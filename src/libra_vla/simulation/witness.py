@@ -1,7 +1,7 @@
 """Watches a LIBERO scene while an episode runs, at a fraction of a control step's cost."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class LiberoWitness:
         self._nearest, self._moved, self._lifted = np.full(count, np.inf), *np.zeros((2, count))
         self._touched, self._gripped = np.zeros((2, count), dtype=int)
         self._over = np.zeros(len(self._goals), dtype=bool)
-        self._held, self._left = np.zeros(count, dtype=bool), np.full(count, np.nan)
+        self._held, self._left = np.zeros(count, dtype=bool), np.zeros(count)
         self._start, self._joints_start = self._data.xpos[self._bodies].copy(), self._joints()
         self._held_before = {name: self._holders(name) for name in self._objects}
 
@@ -82,21 +82,6 @@ class LiberoWitness:
 
     def events(self) -> Events:
         """What has happened so far, and how things stand."""
-        things = {
-            name: Thing(
-                part=name in self._parts,
-                nearest=float(self._nearest[i]),
-                touched=int(self._touched[i]),
-                gripped=int(self._gripped[i]),
-                moved=float(self._moved[i]),
-                lifted=float(self._lifted[i]),
-                fell=None if self._held[i] or np.isnan(self._left[i]) else self._fall(i),
-                rests=tuple(sorted(self._holders(name) - self._held_before[name]))
-                if name in self._held_before and self._touched[i]
-                else (),
-            )
-            for i, name in enumerate(self._names)
-        }
         goals = tuple(
             GoalEvents(
                 predicate=goal[0],
@@ -107,12 +92,26 @@ class LiberoWitness:
             )
             for goal, over in zip(self._goals, self._over, strict=True)
         )
-        return Events(goals, things)
+        return Events(goals, {name: self._thing(i, name) for i, name in enumerate(self._names)})
 
-    def _fall(self, index: int) -> float:
-        """How far an object is below where the fingers left it, m."""
-        risen = self._data.xpos[self._bodies[index]] - self._start[index]
-        return float(self._left[index] - risen[2])
+    def _thing(self, index: int, name: str) -> Thing:
+        thing = Thing(
+            part=name in self._parts,
+            nearest=float(self._nearest[index]),
+            touched=int(self._touched[index]),
+            gripped=int(self._gripped[index]),
+            moved=float(self._moved[index]),
+            lifted=float(self._lifted[index]),
+        )
+        if thing.part or not thing.touched:
+            return thing
+        risen = self._data.xpos[self._bodies[index], 2] - self._start[index, 2]
+        left_alone = thing.gripped > 0 and not self._held[index]
+        return replace(
+            thing,
+            fell=float(self._left[index] - risen) if left_alone else None,
+            rests=tuple(sorted(self._holders(name) - self._held_before[name])),
+        )
 
     def _index_geoms(self) -> None:
         """Whose every geom is, and the colliding ones of all things, thing by thing."""
