@@ -18,6 +18,7 @@ from libra_vla.errors import LibraError
 from libra_vla.execution.protocol import Plan
 from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.simulation.benchmark import Benchmark, Task
+from libra_vla.simulation.events import Events, GoalEvents, Thing
 
 CONVENTION = ActionConvention(
     names=("x", "y", "gripper"),
@@ -206,6 +207,28 @@ def toy_end_effector(env: ToyEnv) -> np.ndarray:
     return env.position.copy()
 
 
+def toy_tells(task: Task, other: Task) -> bool:
+    return other.index == 1 and task.index != 1
+
+
+class ToyWitness:
+    """Task 0 fails with the wrong object in the hand, the others without having touched theirs."""
+
+    def __init__(self, env: ToyEnv, task: Task) -> None:
+        self.env, self.looks = env, 0
+
+    def look(self) -> None:
+        self.looks += 1
+
+    def events(self) -> Events:
+        assert self.looks == self.env.steps
+        goal = GoalEvents("on", "cube", "tray", met=False)
+        right, wrong = Thing(part=False, nearest=0.05), Thing(part=False, nearest=0.0, lifted=0.1)
+        return Events(
+            (goal,), {"cube": right, "ball": wrong if self.env.task.index == 0 else right}
+        )
+
+
 def move_toy(env: ToyEnv, metres: float, rng: np.random.Generator) -> None:
     env.position[1] += metres * rng.choice([-1.0, 1.0])
 
@@ -226,4 +249,6 @@ TOY = Benchmark(
     move_object=move_toy,
     settle_steps=0,
     image_size=8,
+    tells=toy_tells,
+    witness=ToyWitness,
 )

@@ -56,13 +56,17 @@ def evaluate(
     tasks = benchmark.choose(config.suite, config.tasks)
     suite = benchmark.tasks(config.suite)
     instructed_by = _instructed_by(suite, tasks, config.instruction_from or {})
+    if config.instruction == "permuted":
+        instructed_by = permuted(tasks, benchmark.tells)
+        tasks = [task for task in tasks if task.index in instructed_by]
     execution, described = _inspect(config, benchmark, load_policy)
     jobs = _jobs(config, benchmark, load_policy, execution, tasks, instructed_by)
+    told = {job.task.index: job.instruction for job in jobs}
     journal = Journal(config.out, _identity(config, execution, described), resume=config.resume)
 
     def write(*, complete: bool) -> dict[str, Any]:
         trials = [journal.trials[key] for key in sorted(journal.trials)]
-        results = results_of(trials, tasks, instructed_by)
+        results = results_of(trials, tasks, instructed_by, told, explained=config.explain_failures)
         results |= {
             "complete": complete,
             "policy": described,
@@ -148,6 +152,25 @@ def _instructed_by(
     return {task: known[other] for task, other in swaps.items()}
 
 
+def permuted(tasks: Sequence[Task], tells: Callable[[Task, Task], bool]) -> dict[int, Task]:
+    """Task index -> the next one of these tasks, round and round, that its scene can tell.
+
+    Raises:
+        LibraError: no scene can tell another task's goal.
+    """
+    found = {}
+    for position, task in enumerate(tasks):
+        others = (*tasks[position + 1 :], *tasks[:position])
+        if (other := next((o for o in others if tells(task, o)), None)) is not None:
+            found[task.index] = other
+    if not found:
+        raise LibraError(
+            f"none of the {len(tasks)} tasks of {tasks[0].suite} can tell in its scene whether "
+            "another one's goal is reached: choose more tasks, or another suite"
+        )
+    return found
+
+
 def _jobs(
     config: EvalConfig,
     benchmark: Benchmark,
@@ -158,6 +181,7 @@ def _jobs(
 ) -> list[Job]:
     """One job per trial, task by task, so that a worker can keep its environment."""
     jobs = []
+    recorded = config.episodes if config.videos == "failures" else config.videos
     for task in tasks:
         states = benchmark.official_states(task) if config.states == "official" else None
         if states is not None and config.episodes > len(states):
@@ -183,7 +207,10 @@ def _jobs(
                     image_size=config.image_size or benchmark.image_size,
                     meshes=config.meshes,
                     instructed_by=instructed_by.get(task.index),
-                    record=config.out if trial < config.videos else None,
+                    paraphrase=config.paraphrase,
+                    record=config.out if recorded > trial else None,
+                    failures_only=config.videos == "failures",
+                    explain=config.explain_failures,
                     timing=config.timing,
                     moved_object=config.moved_object,
                 )
@@ -194,9 +221,11 @@ def _jobs(
 def _is_official(config: EvalConfig, benchmark: Benchmark) -> bool:
     """Whether nothing departs from the benchmark's protocol."""
     changes = config.max_steps, config.instruction_from, config.real_time, config.move_object
-    chosen = config.states, config.meshes, config.image_size, config.episodes
-    return not any(changes) and chosen == (
-        "official", "stock", benchmark.image_size, OFFICIAL_TRIALS,
+    chosen = (
+        config.instruction, config.states, config.meshes, config.image_size, config.episodes,
+    )  # fmt: skip
+    return not any(changes) and config.paraphrase is None and chosen == (
+        "own", "official", "stock", benchmark.image_size, OFFICIAL_TRIALS,
     )  # fmt: skip
 
 
@@ -211,6 +240,8 @@ def _protocol(config: EvalConfig, tasks: Sequence[Task], benchmark: Benchmark) -
         "spread": config.spread,
         "meshes": config.meshes,
         "moved_object": config.move_object,
+        "instruction": config.instruction,
+        "paraphrase": config.paraphrase,
         "time": asdict(config.timing),
     }
 

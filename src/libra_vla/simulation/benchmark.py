@@ -14,6 +14,7 @@ import numpy as np
 from libra_vla.action_space import ActionConvention
 from libra_vla.errors import LibraError, unknown
 from libra_vla.observation import Observation
+from libra_vla.simulation.events import Events
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,18 @@ class Expert(Protocol):
         ...
 
 
+class Witness(Protocol):
+    """Watches a scene from its reset on, so that a failure can be explained."""
+
+    def look(self) -> None:
+        """Takes note of the present moment; called after every control step."""
+        ...
+
+    def events(self) -> Events:
+        """Returns what has happened so far."""
+        ...
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """What collecting and evaluating are made of; functions of a module, so that workers find them.
@@ -117,6 +130,9 @@ class Benchmark:
         meshes: what scenes may be drawn with: "stock", the official way, first, and the way for
             demonstrations last.
         spreads: whether `reset` can spread sampled objects.
+        tells: (task, another task) -> whether `watch_goal` can tell in the scene of the first.
+        witness: (environment, just reset; the task whose goals count) -> what watches the episode;
+            None where nothing does.
     """
 
     name: str
@@ -136,6 +152,8 @@ class Benchmark:
     image_size: int
     meshes: tuple[str, ...] = ("stock",)
     spreads: bool = True
+    tells: Callable[[Task, Task], bool] = lambda task, other: False
+    witness: Callable[[Any, Task], Witness] | None = None
 
     def choose(self, suite: str, text: str | None = None) -> list[Task]:
         """Returns the tasks that `text` names, in the suite's order; all of them for None.

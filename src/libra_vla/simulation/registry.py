@@ -6,8 +6,9 @@ from libra_vla.simulation.benchmark import Benchmark
 from libra_vla.simulation.disturbances import move_object
 from libra_vla.simulation.expert import ScriptedExpert, supports
 from libra_vla.simulation.libero import CAMERAS, LIBERO_CONVENTION, STATE_NAMES, LiberoEnv
-from libra_vla.simulation.probes import end_effector, watch_goal
+from libra_vla.simulation.probes import end_effector, tells, watch_goal
 from libra_vla.simulation.suites import SETTLE_STEPS, SUITES, load_tasks, official_states
+from libra_vla.simulation.witness import LiberoWitness
 
 LIBERO = Benchmark(
     name="LIBERO",
@@ -26,6 +27,8 @@ LIBERO = Benchmark(
     settle_steps=SETTLE_STEPS,
     image_size=256,
     meshes=("stock", "decimated"),
+    tells=tells,
+    witness=LiberoWitness,
 )
 
 METAWORLD = Benchmark(

@@ -45,7 +45,8 @@ class CloseDrawer(Skill):
         self._contact = outermost(scene.body_points(self._joint.body), self._outwards, BAR_DEPTH)
         hand, _ = scene.hand()
         self._transit = highest(scene.points(), hand, self._contact, RUN_UP) + CLEARANCE
-        self._enter(self._approach)
+        pushing = scene.fingers_on(self._joint.body)  # whoever brought the hand there
+        self._enter(self._push if pushing else self._approach)
 
     def _approach(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         way = self._contact + RUN_UP * self._outwards - hand
