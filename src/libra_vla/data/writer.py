@@ -102,9 +102,15 @@ class DatasetWriter:
         self._stats: dict[str, Statistics] = {}
         if resume and (self.path / "meta" / "info.json").exists():
             self._recover()
-        else:
+        elif not (resume and self._unborn()):
             require_absent(self.path, what="the dataset", remedy="choose another folder")
         self.flush()
+
+    def _unborn(self) -> bool:
+        """Whether a writer was stopped here before it had written `info.json`, which comes last."""
+        skeleton = {self.path / name for name in (TASKS_PATH, "meta/stats.json", EXTRAS)}
+        files = (path for path in self.path.rglob("*") if path.is_file())
+        return all(path in skeleton or path.name.startswith(".") for path in files)
 
     def _recover(self) -> None:
         """Takes over the episodes that are whole, and removes what belongs to none."""

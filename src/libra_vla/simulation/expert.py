@@ -4,12 +4,12 @@ import numpy as np
 
 from libra_vla.errors import LibraError
 from libra_vla.simulation.benchmark import Task
-from libra_vla.simulation.goals import Goal, task_goals
+from libra_vla.simulation.goals import Goal, is_oven, is_pushed, task_goals
 from libra_vla.simulation.libero import LiberoEnv
 from libra_vla.simulation.scene import Scene
 from libra_vla.simulation.skills.handles import OpenDrawer, TurnKnob
 from libra_vla.simulation.skills.pick_place import PickAndPlace
-from libra_vla.simulation.skills.pushing import CloseDrawer
+from libra_vla.simulation.skills.pushing import CloseDoor, CloseDrawer, PushPlate
 from libra_vla.simulation.skills.skill import Skill
 
 ATTEMPTS = 2
@@ -96,9 +96,13 @@ def _skill(scene: Scene, goal: Goal) -> Skill:
     match goal.predicate:
         case "open":
             return OpenDrawer(scene, goal)
+        case "close" if is_oven(goal.target):
+            return CloseDoor(scene, goal)
         case "close":
             return CloseDrawer(scene, goal)
         case "turnon":
             return TurnKnob(scene, goal)
+        case _ if is_pushed(goal):
+            return PushPlate(scene, goal)
         case _:
             return PickAndPlace(scene, goal)

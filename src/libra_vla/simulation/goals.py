@@ -71,6 +71,25 @@ def is_drawer(name: str) -> bool:
     return "cabinet" in name and name.endswith(DRAWERS)
 
 
+def is_rack(name: str) -> bool:
+    """Tells whether a region is one that bottles lie in."""
+    return name.startswith("wine_rack")
+
+
+def is_oven(name: str) -> bool:
+    """Tells whether a region, or a fixture, is that of a microwave, which is open at the front."""
+    return name.startswith("microwave") and not name.endswith("_top_side")
+
+
+def is_pushed(goal: Goal) -> bool:
+    """Tells whether an object is to be pushed over the table: a plate to some part of it."""
+    return goal.target.startswith("plate") and _on_table(goal.receptacle or "")
+
+
+def _on_table(region: str) -> bool:
+    return any(region.startswith(f"{table}_") for table in TABLES)
+
+
 def _ordered(asked: list[tuple[str, ...]], problem: dict[str, Any]) -> Iterator[Goal]:
     initially_open = {names[0] for word, *names in problem["initial_state"] if word == "open"}
     opened = initially_open | {goal[1] for goal in asked if goal[0] == "open"}
@@ -95,7 +114,9 @@ def _feasible(goal: tuple[str, ...], problem: dict[str, Any]) -> bool:
     predicate, target, *rest = goal
     objects = {name for names in problem["objects"].values() for name in names}
     owners = {name: region["target"] for name, region in problem["regions"].items()}
-    if predicate in ("open", "close"):
+    if predicate == "close":
+        return is_drawer(target) or is_oven(target)
+    if predicate == "open":
         return is_drawer(target)
     if predicate == "turnon":
         return target.startswith("flat_stove")
@@ -104,7 +125,6 @@ def _feasible(goal: tuple[str, ...], problem: dict[str, Any]) -> bool:
     (receptacle,) = rest
     owner = owners.get(receptacle, "")
     if predicate == "in":
-        return owner in objects or is_drawer(receptacle) or owner.startswith("desk_caddy")
-    # A bottle has to lie in a rack, and a plate on the table has to be pushed.
-    lying, pushed = owner.startswith("wine_rack"), owner in TABLES and target.startswith("plate")
-    return (receptacle in objects or receptacle in owners) and not lying and not pushed
+        inside = is_drawer(receptacle) or is_oven(receptacle) or owner.startswith("desk_caddy")
+        return inside or owner in objects
+    return receptacle in objects or receptacle in owners

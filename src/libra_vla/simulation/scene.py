@@ -138,6 +138,16 @@ class Scene:
         half = np.abs(site.xmat.reshape(3, 3)) @ self.model.site(name).size
         return np.array(site.xpos), half
 
+    def upright(self, region: str) -> np.ndarray:
+        """Unit vector [3] along which an object stands in a region; a rack's is tipped over."""
+        return np.array(self.data.site(region).xmat.reshape(3, 3)[:, 2])
+
+    def front(self, region: str) -> np.ndarray:
+        """Unit vector [3] out of the front of the fixture that a region belongs to."""
+        owner = self.owner(region)
+        assert owner is not None
+        return -self.pose(owner)[1][:, 1]
+
     def owner(self, region: str) -> str | None:
         """The object or fixture that a region belongs to; None for a region of the table."""
         parent = self.env.object_states_dict[region].parent_name

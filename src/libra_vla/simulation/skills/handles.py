@@ -14,6 +14,7 @@ from libra_vla.simulation.skills.motion import (
     funnel,
     highest,
     lean,
+    outermost,
     rotation_about,
     rotation_vector,
     sideways,
@@ -151,10 +152,3 @@ class TurnKnob(Handle):
         turned = self._joint.value - self._held_value + min(left, TURN_AHEAD)
         wanted = rotation_about(UP, turned) @ self._held_frame
         return action(self._held - hand, rotation_vector(wanted @ frame.T), gripper=1.0)
-
-
-def outermost(points: np.ndarray, direction: np.ndarray, depth: float) -> np.ndarray:
-    """Middle [3] of the part of samples [K, 3] that lies within `depth` of the farthest one."""
-    along = points @ direction
-    part = points[along > along.max() - depth]
-    return (part.max(axis=0) + part.min(axis=0)) / 2

@@ -81,16 +81,36 @@ def lean(towards: np.ndarray, angle: float) -> np.ndarray:
     return rotation_about(np.cross(UP, towards), angle)
 
 
-def highest(points: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float) -> float:
-    """Height (m) of the highest sample [K, 3] near the straight way from `start` to `end`."""
-    along = (end - start)[:2]
+def highest(
+    points: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float, up: np.ndarray = UP
+) -> float:
+    """Height (m) of the highest sample [K, 3] near the straight way from `start` to `end`.
+
+    Args:
+        up: unit vector [3] along which height is measured, and across which the way is seen.
+    """
+    across = np.eye(3) - np.outer(up, up)
+    along = across @ (end - start)
     length = float(np.linalg.norm(along))
     unit = along / max(length, 1e-9)
-    relative = points[:, :2] - start[:2]
+    relative = (points - start) @ across
     forward = relative @ unit
-    aside = np.abs(relative @ np.array([-unit[1], unit[0]]))
+    aside = np.linalg.norm(relative - np.outer(forward, unit), axis=1)
     near = (aside < radius) & (forward > -0.02) & (forward < length + radius)
-    return float(points[near, 2].max()) if near.any() else float(min(start[2], end[2]))
+    return float((points[near] @ up).max()) if near.any() else float(min(start @ up, end @ up))
+
+
+def outermost(points: np.ndarray, direction: np.ndarray, depth: float) -> np.ndarray:
+    """Middle [3] of the part of samples [K, 3] that lies within `depth` of the farthest one."""
+    along = points @ direction
+    part = points[along > along.max() - depth]
+    return (part.max(axis=0) + part.min(axis=0)) / 2
+
+
+def level(vector: np.ndarray) -> np.ndarray:
+    """Unit vector [3] of the level part of a vector [3]."""
+    flat = vector - (vector @ UP) * UP
+    return flat / np.linalg.norm(flat)
 
 
 def _limited(vector: np.ndarray, limit: float) -> np.ndarray:

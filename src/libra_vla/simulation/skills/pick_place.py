@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from libra_vla.simulation.goals import Goal, is_drawer
-from libra_vla.simulation.grasping import FINGER_TIP, Grasp, plan_grasp, present_grasp
+from libra_vla.simulation.goals import Goal
+from libra_vla.simulation.grasping import FINGER_TIP, Grasp, present_grasp
 from libra_vla.simulation.scene import Scene
+from libra_vla.simulation.skills.grips import choose_grasp
 from libra_vla.simulation.skills.motion import (
     GATE,
     STAY,
@@ -12,8 +13,6 @@ from libra_vla.simulation.skills.motion import (
     action,
     funnel,
     highest,
-    lean,
-    rotation_about,
     rotation_vector,
     sideways,
     steer,
@@ -42,9 +41,6 @@ RETREAT = 0.10
 SETTLED = 0.02
 """Speed below which a released object counts as at rest, m/s."""
 ATTEMPTS = 4
-LEAN, LEAN_COST = 0.44, 0.04
-"""Angle (rad) by which a hand leans, and what that costs in a choice of grasps."""
-SIDES = tuple(np.array(side) for side in ((1.0, 0, 0), (-1.0, 0, 0), (0, 1.0, 0), (0, -1.0, 0)))
 
 
 class PickAndPlace(Skill):
@@ -71,7 +67,8 @@ class PickAndPlace(Skill):
         # The wider the object, the less may be missing before the fingers pass its top.
         room = float(np.clip(0.036 - grasp.width / 2, 0.006, 0.015))
         insertion = grasp.depth + FINGER_TIP + 0.01
-        height = funnel(error, room, insertion, max(self._transit - site[2], HOVER))
+        ceiling = max((self._transit - site[2]) * up[2], HOVER)
+        height = funnel(error, room, insertion, ceiling)
         self.phase = "reach" if height > insertion else "descend"
         missing = abs(float((site - hand) @ up))
         stalled = self._stalled(hand)
@@ -98,24 +95,26 @@ class PickAndPlace(Skill):
         position, _ = self.scene.pose(self.goal.target)
         if np.linalg.norm(frame.T @ (position - hand) - self._held) > SLIP:
             return self._retry()
+        up = self._placement.up
         way = self._placement.position - position
         turn = rotation_vector(self._carry_frame @ frame.T)
-        error = sideways(way) + YAW_ARM * abs(turn[2])
-        ceiling = self._carry - self._placement.position[2]
+        about = turn if self._placement.tips else (turn @ up) * up
+        error = sideways(way, up) + YAW_ARM * float(np.linalg.norm(about))
         # What goes into a tight compartment comes down only where it fits.
-        insertion = ceiling if self._placement.tight else CLEARANCE
+        insertion = self._carry if self._placement.tight else CLEARANCE
         room = PLACE_TOLERANCE / 2 if self._placement.tight else PLACE_TOLERANCE
-        height = funnel(error, room, insertion, ceiling)
+        height = funnel(error, room, insertion, self._carry)
+        left = float(way @ up)
         if error < 2 * PLACE_TOLERANCE:
             self.phase = "lower"
         else:
-            self.phase = "lift" if way[2] + height > GATE / 2 else "carry"
-        arrived = error < PLACE_TOLERANCE and way[2] > -HEIGHT_TOLERANCE
+            self.phase = "lift" if left + height > GATE / 2 else "carry"
+        arrived = error < PLACE_TOLERANCE and left > -HEIGHT_TOLERANCE
         if self._stalled(hand) or arrived:
             self._release = hand
             self._held_true = self.scene.holds(self.goal)
             return self._go(self._open, hand, frame)
-        return action(steer(way, height), turn, gripper=1.0)
+        return action(steer(way, height, up), turn, gripper=1.0)
 
     def _open(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         self.phase = "open"
@@ -125,7 +124,7 @@ class PickAndPlace(Skill):
 
     def _retreat(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         self.phase = "retreat"
-        up = self._grasp.tilt @ UP
+        up = -self._carry_frame[:, 2]
         way = self._release + (RETREAT + 0.02) * up - hand
         risen = float((hand - self._release) @ up) > RETREAT
         still = self.scene.speed(self.goal.target) < SETTLED
@@ -143,9 +142,8 @@ class PickAndPlace(Skill):
         """Plans a grasp, and how high the hand has to be on the way to it."""
         scene, target = self.scene, self.goal.target
         position, rotation = scene.pose(target)
-        mine, others = scene.points(only=target), scene.points(without=target)
-        place = plan_placement(scene, self.goal, mine, position).position
-        grasp = self._plan_grasp(mine, others, place)
+        place = plan_placement(scene, self.goal, scene.points(only=target), position).position
+        grasp = choose_grasp(scene, self.goal, place, self._failed)
         if grasp is None:
             return self._enter(self._give_up)
         self._grasp = grasp
@@ -163,31 +161,6 @@ class PickAndPlace(Skill):
         self._plan_transport(position)
         self._enter(self._transport)
 
-    def _plan_grasp(self, mine: np.ndarray, others: np.ndarray, place: np.ndarray) -> Grasp | None:
-        """The best grasp; beside and within an open drawer the hand may lean."""
-        position, rotation = self.scene.pose(self.goal.target)
-        drawer = is_drawer(self._receptacle)
-        tilts = [None, *(lean(side, LEAN) for side in SIDES)] if drawer else [None]
-        grasps = [
-            plan_grasp(
-                mine,
-                others,
-                position,
-                rotation,
-                place,
-                self.scene.base,
-                self._failed,
-                around_goal=others if drawer else None,
-                tilt=tilt,
-            )
-            for tilt in tilts
-        ]
-        costs = [
-            np.inf if grasp is None else grasp.cost + LEAN_COST * (tilt is not None)
-            for grasp, tilt in zip(grasps, tilts, strict=True)
-        ]
-        return grasps[int(np.argmin(costs))]
-
     def _plan_transport(self, position: np.ndarray) -> None:
         """Plans how high to carry the object and where to let go of it."""
         scene, target = self.scene, self.goal.target
@@ -195,13 +168,15 @@ class PickAndPlace(Skill):
         mine, others = scene.points(only=target), scene.points(without=target)
         placement = plan_placement(scene, self.goal, mine, position)
         upright = self._grasp.hand(self._grasp.yaw_of(frame[:, 0]))
-        self._carry_frame = rotation_about(UP, placement.turn) @ upright
-        grip = self._carry_frame @ frame.T @ (hand - position)
-        self._placement = clear_placement(placement, others, grip, self._carry_frame)
-        place = self._placement.position
-        bottom = position[2] - float(mine[:, 2].min())
-        top = highest(others, position, place, CORRIDOR)
-        self._carry = max(top + CLEARANCE + bottom, place[2] + CLEARANCE)
+        self._carry_frame = placement.rotation @ upright
+        if placement.falls:
+            grip = self._carry_frame @ frame.T @ (hand - position)
+            placement = clear_placement(placement, others, grip, self._carry_frame)
+        place, up = placement.position, placement.up
+        bottom = float(position @ up - (mine @ up).min())
+        top = highest(others, position, place, CORRIDOR, up)
+        self._placement = placement
+        self._carry = max(top + CLEARANCE + bottom - float(place @ up), CLEARANCE)
 
     def _grasp_pose(self, position: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, float]:
         """Grip site [3] and yaw of the planned grasp for the object's present pose."""

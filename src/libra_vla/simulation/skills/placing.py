@@ -1,13 +1,13 @@
-"""Where and how turned an object is to stand in its receptacle."""
+"""Where and how turned an object is to stand or lie in its receptacle, and from where it comes."""
 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from libra_vla.simulation.goals import Goal
+from libra_vla.simulation.goals import Goal, is_oven, is_pushed, is_rack
 from libra_vla.simulation.grasping import hand_collides
 from libra_vla.simulation.scene import Scene
-from libra_vla.simulation.skills.motion import UP, rotation_about
+from libra_vla.simulation.skills.motion import UP, level, rotation_about
 
 DROP = 0.006
 """Height above the surface at which an object is released, m."""
@@ -22,6 +22,14 @@ HIGHEST_DROP = 0.2
 NEARBY = 0.25
 """Metres around the hand in which it may touch something."""
 TURN_STEP = np.pi / 36
+LIP = 0.02
+"""Metres above the middle of a rack's region at which a bottle's foot is let go of."""
+INSIDE = 0.03
+"""Metres behind the front of an oven's region at which an object's origin comes to rest."""
+EDGE = 0.008
+"""Metres that what is pushed stays clear of the edge of its region."""
+AWAY = np.array([1.0, 0.0, 0.0])
+"""From the robot: the side on which what is pushed goes past other things."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +38,27 @@ class Placement:
 
     Attributes:
         position: of the object's origin, metres [3].
-        turn: rad about the vertical by which to turn the object on the way.
+        rotation: by which to turn the object on the way [3, 3].
+        up: unit vector [3] against the direction in which the object arrives.
         tight: the object only just fits.
         slack: metres by which the place may be shifted along the world's axes [2].
     """
 
     position: np.ndarray
-    turn: float = 0.0
+    rotation: np.ndarray = field(default_factory=lambda: np.eye(3))
+    up: np.ndarray = field(default_factory=lambda: UP)
     tight: bool = False
     slack: np.ndarray = field(default_factory=lambda: np.zeros(2))
+
+    @property
+    def falls(self) -> bool:
+        """Whether the object may be let go of higher up, since it arrives from above."""
+        return bool(self.up @ UP > np.sqrt(0.5))
+
+    @property
+    def tips(self) -> bool:
+        """Whether the object is not to stand upright."""
+        return bool((self.rotation @ UP) @ UP < np.sqrt(0.5))
 
     def shifts(self) -> list[np.ndarray]:
         """Offsets [3] (m) within the slack, the shortest first."""
@@ -56,6 +76,18 @@ def plan_placement(scene: Scene, goal: Goal, points: np.ndarray, position: np.nd
     """
     assert goal.receptacle is not None
     relative = points - position
+    if is_rack(goal.receptacle):
+        return _laid(scene, goal.receptacle, relative, position)
+    if is_oven(goal.receptacle):
+        return _inserted(scene, goal.receptacle, relative)
+    if is_pushed(goal):
+        return _slid(scene, goal, relative, position)
+    return _stood(scene, goal, relative)
+
+
+def _stood(scene: Scene, goal: Goal, relative: np.ndarray) -> Placement:
+    """On an object or a surface, or in a compartment that is open above."""
+    assert goal.receptacle is not None
     centre, surface = scene.receptacle(goal.receptacle)
     height = surface - float(relative[:, 2].min()) + DROP
     if goal.receptacle in scene.env.obj_body_id:
@@ -72,7 +104,46 @@ def plan_placement(scene: Scene, goal: Goal, points: np.ndarray, position: np.nd
     middle = (turned[:, :2].max(axis=0) + turned[:, :2].min(axis=0)) / 2
     slack = np.maximum(half - FIT_MARGIN - np.ptp(turned[:, :2], axis=0) / 2, 0.0)
     tight = bool(slack.min() < TIGHT)
-    return Placement(np.array([*(centre - middle), height]), turn, tight, slack)
+    return Placement(
+        np.array([*(centre - middle), height]), rotation_about(UP, turn), tight=tight, slack=slack
+    )
+
+
+def _laid(scene: Scene, rack: str, relative: np.ndarray, position: np.ndarray) -> Placement:
+    """In a rack: tipped over with its foot against the lip, on its own side of the rack's post."""
+    centre, half = scene.region(rack)
+    along = scene.upright(rack)
+    above = UP - (UP @ along) * along
+    above /= np.linalg.norm(above)
+    tip = rotation_about(level(np.cross(UP, along)), float(np.arccos(along @ UP)))
+    lying = float(np.ptp(relative[:, 0])) / 2
+    aside = np.array([np.copysign(half[0] / 2, position[0] - centre[0]), 0.0, 0.0])
+    return Placement(centre + aside + LIP * along + lying * above, tip)
+
+
+def _inserted(scene: Scene, oven: str, relative: np.ndarray) -> Placement:
+    """In an oven: straight in through its door, just far enough."""
+    centre, half = scene.region(oven)
+    outwards = scene.front(oven)
+    _, surface = scene.receptacle(oven)
+    position = centre + (half @ np.abs(outwards) - INSIDE) * outwards
+    position[2] = surface - float(relative[:, 2].min()) + DROP
+    return Placement(position, up=outwards)
+
+
+def _slid(scene: Scene, goal: Goal, relative: np.ndarray, position: np.ndarray) -> Placement:
+    """Over the table, round what stands in between, to where nothing else stands."""
+    assert goal.receptacle is not None
+    centre, half = scene.region(goal.receptacle)
+    middle = np.array([*centre[:2], position[2]])
+    placement = Placement(middle, up=AWAY, slack=half[:2] - EDGE)
+    others = scene.points(without=goal.target)
+    others = others[others[:, 2] < position[2] + relative[:, 2].max(), :2]
+    radius = float(np.linalg.norm(relative[:, :2], axis=1).max()) + APART
+    for shift in placement.shifts():
+        if np.linalg.norm(others - (middle + shift)[:2], axis=1).min() > radius:
+            return replace(placement, position=middle + shift)
+    return placement
 
 
 def clear_placement(

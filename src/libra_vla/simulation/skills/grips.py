@@ -1,0 +1,100 @@
+"""Which grasp suits a goal: from above where that is possible, otherwise from where it goes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from libra_vla.simulation.goals import Goal, is_drawer, is_oven, is_rack
+from libra_vla.simulation.grasping import Grasp, nearest_yaw, plan_grasp
+from libra_vla.simulation.scene import Scene
+from libra_vla.simulation.skills.motion import UP, lean, level, outermost
+
+LEAN, LEAN_COST = 0.44, 0.04
+"""Angle (rad) by which a hand leans, and what that costs in a choice of grasps."""
+SIDES = tuple(np.array(side) for side in ((1.0, 0, 0), (-1.0, 0, 0), (0, 1.0, 0), (0, -1.0, 0)))
+NECK = 0.55
+"""Part of a bottle's height at which it is grasped."""
+BAND = 0.008
+HANDLE_DEPTH = 0.012
+"""Depth (m) of a mug's handle, as its outermost part."""
+OVEN_LEAN = 0.96
+"""Angle (rad) from the vertical of a hand before an oven: below its roof, above the table."""
+SIDE_DEPTH = 0.02
+"""How far a hand from the side reaches round what it grasps, m."""
+
+
+def choose_grasp(
+    scene: Scene, goal: Goal, place: np.ndarray, failed: Sequence[Grasp]
+) -> Grasp | None:
+    """Returns how to hold the object of a goal, or None where it cannot be held.
+
+    Args:
+        place: where the object's origin is to go [3], metres.
+        failed: grasps to keep away from.
+    """
+    assert goal.receptacle is not None
+    if is_oven(goal.receptacle):
+        front = scene.front(goal.receptacle)
+        handle = outermost(scene.points(only=goal.target), front, HANDLE_DEPTH)
+        return _from_the_side(scene, goal, handle, front, OVEN_LEAN)
+    if is_rack(goal.receptacle):
+        # The hand leans as the rack does, so that it points down when the bottle lies there.
+        along = scene.upright(goal.receptacle)
+        points = scene.points(only=goal.target)
+        low, high = points[:, 2].min(), points[:, 2].max()
+        neck = points[np.abs(points[:, 2] - low - NECK * (high - low)) < BAND]
+        middle = (neck.max(axis=0) + neck.min(axis=0)) / 2
+        return _from_the_side(scene, goal, middle, -level(along), float(np.arccos(along[2])))
+    tilts: list[np.ndarray | None] = [None]
+    if is_drawer(goal.receptacle):
+        tilts += [lean(side, LEAN) for side in SIDES]
+    return _planned(scene, goal, place, failed, tilts)
+
+
+def _planned(
+    scene: Scene,
+    goal: Goal,
+    place: np.ndarray,
+    failed: Sequence[Grasp],
+    tilts: list[np.ndarray | None],
+) -> Grasp | None:
+    """The best grasp with the hand leaning in one of several ways; None is not at all."""
+    position, rotation = scene.pose(goal.target)
+    mine, others = scene.points(only=goal.target), scene.points(without=goal.target)
+    grasps = [
+        plan_grasp(
+            mine,
+            others,
+            position,
+            rotation,
+            place,
+            scene.base,
+            failed,
+            around_goal=others if len(tilts) > 1 else None,
+            tilt=tilt,
+        )
+        for tilt in tilts
+    ]
+    costs = [
+        np.inf if grasp is None else grasp.cost + LEAN_COST * (tilt is not None)
+        for grasp, tilt in zip(grasps, tilts, strict=True)
+    ]
+    return grasps[int(np.argmin(costs))]
+
+
+def _from_the_side(
+    scene: Scene, goal: Goal, site: np.ndarray, towards: np.ndarray, angle: float
+) -> Grasp:
+    """The grasp at `site` [3] of a hand that leans by `angle` (rad) to the side `towards` [3]."""
+    position, rotation = scene.pose(goal.target)
+    tilt = lean(towards, angle)
+    axis = np.cross(UP, towards)
+    return Grasp(
+        offset=rotation.T @ (site - position),
+        axis=rotation.T @ axis,
+        yaw=nearest_yaw(tilt.T @ axis, 0.0),
+        width=2 * BAND,
+        depth=SIDE_DEPTH,
+        cost=0.0,
+        tilt=tilt,
+    )
