@@ -105,6 +105,11 @@ class Witness(Protocol):
         ...
 
 
+def tells_nothing(task: Task, other: Task) -> bool:
+    """Of a benchmark whose scenes know the goal of their own task alone."""
+    return False
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """What collecting and evaluating are made of; functions of a module, so that workers find them.
@@ -152,7 +157,7 @@ class Benchmark:
     image_size: int
     meshes: tuple[str, ...] = ("stock",)
     spreads: bool = True
-    tells: Callable[[Task, Task], bool] = lambda task, other: False
+    tells: Callable[[Task, Task], bool] = tells_nothing
     witness: Callable[[Any, Task], Witness] | None = None
 
     def choose(self, suite: str, text: str | None = None) -> list[Task]:
