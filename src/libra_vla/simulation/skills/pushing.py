@@ -57,6 +57,7 @@ class Push(Skill):
     """Comes down beside what is to be moved, pushes it and retreats."""
 
     _gripper = 1.0
+
     def __init__(self, scene: Scene, goal: Goal) -> None:
         super().__init__(scene, goal)
         self._plan()
