@@ -29,6 +29,8 @@ WIDEST = 0.068
 """Widest part to grasp, m: 6 mm of room at each side of the open fingers."""
 
 SLICE = 0.008
+HOLD, SPACING = 0.010, 0.006
+"""Metres of an object that should rise between the pads above the grip site, and between samples."""
 YAW_STEP = np.pi / 6
 DEPTHS = (0.029, 0.022, 0.015)
 FLOOR_CLEARANCE = 0.012
@@ -187,7 +189,8 @@ def _candidates(
         flat = (target - position) @ frame  # along, across, down
         for height in heights:
             down = position[2] - height
-            for centre, width, taper in _slices(flat, down):
+            hold = min(HOLD, top - height)
+            for centre, width, taper in _slices(flat, down, hold):
                 offset = frame @ np.array([*centre, down])
                 cost = (
                     WIDTH_COST * width
@@ -220,8 +223,12 @@ def hand_collides(points: np.ndarray, site: np.ndarray, rotation: np.ndarray) ->
     return _intrusion((points - site) @ rotation, 0.004) > 0.0
 
 
-def _slices(flat: np.ndarray, down: float) -> list[tuple[np.ndarray, float, float]]:
+def _slices(
+    flat: np.ndarray, down: float, hold: float
+) -> list[tuple[np.ndarray, float, float]]:
     """Finds what fits between the pads at depth `down` (m, hand frame about the object's origin).
+
+    What does not rise above that by nearly `hold` (m) is only pinched by the finger tips.
 
     Returns:
         The centre [2] (along and across the finger axis), the width, and how much that changes per
@@ -251,6 +258,8 @@ def _slices(flat: np.ndarray, down: float) -> list[tuple[np.ndarray, float, floa
                 alone = before[i] < centre - FINGER_INNER and after[j] > centre + FINGER_INNER
                 if alone and end - start < WIDEST:
                     between = window[(along >= start) & (along <= end)]
+                    if between[:, 2].min() > down - hold + SPACING / 2:
+                        continue
                     taper = _taper(between, across)
                     found.append((np.array([centre, across]), float(end - start), taper))
     return found
