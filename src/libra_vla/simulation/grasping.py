@@ -223,9 +223,7 @@ def hand_collides(points: np.ndarray, site: np.ndarray, rotation: np.ndarray) ->
     return _intrusion((points - site) @ rotation, 0.004) > 0.0
 
 
-def _slices(
-    flat: np.ndarray, down: float, hold: float
-) -> list[tuple[np.ndarray, float, float]]:
+def _slices(flat: np.ndarray, down: float, hold: float) -> list[tuple[np.ndarray, float, float]]:
     """Finds what fits between the pads at depth `down` (m, hand frame about the object's origin).
 
     What does not rise above that by nearly `hold` (m) is only pinched by the finger tips.
