@@ -30,7 +30,8 @@ WIDEST = 0.068
 
 SLICE = 0.008
 HOLD, SPACING = 0.010, 0.006
-"""Metres of an object that should rise between the pads above the grip site, and between samples."""
+"""Metres by which an object should rise between the pads of a leaning hand above the grip site,
+and between its samples: seen from the side its top is not level."""
 YAW_STEP = np.pi / 6
 DEPTHS = (0.029, 0.022, 0.015)
 FLOOR_CLEARANCE = 0.012
@@ -125,6 +126,7 @@ def plan_grasp(
     *,
     around_goal: np.ndarray | None = None,
     tilt: np.ndarray | None = None,
+    hold: float = 0.0,
 ) -> Grasp | None:
     """Returns the cheapest grasp, or None where there is none.
 
@@ -137,6 +139,7 @@ def plan_grasp(
         avoid: grasps that failed before; what is like them costs more.
         around_goal: surface samples [L, 3] that the hand should not touch at `goal` either.
         tilt: rotation [3, 3] by which the hand is to lean; by default it comes from above.
+        hold: metres by which what is grasped must rise above the grip site, see `HOLD`.
     """
     if tilt is not None:
         # The same world, turned about the object until the leaning hand points down.
@@ -146,11 +149,19 @@ def plan_grasp(
             around_goal = position + (around_goal - position) @ tilt
         avoid = [grasp for grasp in avoid if np.allclose(grasp.tilt, tilt)]
         grasp = plan_grasp(
-            target, others, position, tilt.T @ rotation, goal, base, avoid, around_goal=around_goal
+            target,
+            others,
+            position,
+            tilt.T @ rotation,
+            goal,
+            base,
+            avoid,
+            around_goal=around_goal,
+            hold=HOLD,
         )
         return grasp and replace(grasp, tilt=tilt)
     avoid = [grasp for grasp in avoid if np.allclose(grasp.tilt, np.eye(3))]
-    candidates = _candidates(target, position, rotation, goal, base)
+    candidates = _candidates(target, position, rotation, goal, base, hold)
     near = (np.abs(others - position)[:, :2] < 0.2).all(axis=1)
     nearby = others[near & (others[:, 2] > target[:, 2].min())]
     best = None
@@ -177,6 +188,7 @@ def _candidates(
     rotation: np.ndarray,
     goal: np.ndarray,
     base: np.ndarray,
+    hold: float,
 ) -> Iterator[Grasp]:
     """Yields what fits between the fingers, with its cost short of collisions."""
     level = [axis for axis in rotation.T if abs(axis[2]) < 0.5]
@@ -189,8 +201,7 @@ def _candidates(
         flat = (target - position) @ frame  # along, across, down
         for height in heights:
             down = position[2] - height
-            hold = min(HOLD, top - height)
-            for centre, width, taper in _slices(flat, down, hold):
+            for centre, width, taper in _slices(flat, down, min(hold, top - height)):
                 offset = frame @ np.array([*centre, down])
                 cost = (
                     WIDTH_COST * width
@@ -256,7 +267,7 @@ def _slices(flat: np.ndarray, down: float, hold: float) -> list[tuple[np.ndarray
                 alone = before[i] < centre - FINGER_INNER and after[j] > centre + FINGER_INNER
                 if alone and end - start < WIDEST:
                     between = window[(along >= start) & (along <= end)]
-                    if between[:, 2].min() > down - hold + SPACING / 2:
+                    if hold > 0.0 and between[:, 2].min() > down - hold + SPACING / 2:
                         continue
                     taper = _taper(between, across)
                     found.append((np.array([centre, across]), float(end - start), taper))
