@@ -59,17 +59,21 @@ class Push(Skill):
     """Comes down beside what is to be moved, pushes it and retreats."""
 
     _gripper = 1.0
+    _start: np.ndarray
+    _rotation: np.ndarray
+    _back: np.ndarray
 
     def __init__(self, scene: Scene, goal: Goal) -> None:
         super().__init__(scene, goal)
         self._plan()
         hand, _ = scene.hand()
+        self._release = hand
         self._transit = highest(scene.points(), hand, self._start, RUN_UP) + CLEARANCE
         self._enter(self._approach)
 
     @abstractmethod
     def _plan(self) -> None:
-        """Says where the push begins, how the hand is turned and where it retreats to."""
+        """Says where the push starts, how the hand is turned then, and which way it moves back."""
 
     @abstractmethod
     def _push(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
