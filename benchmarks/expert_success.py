@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from libra_vla.evaluation.statistics import wilson
 from libra_vla.files import write_json
-from libra_vla.simulation.suites import Task, load_tasks, parse_indices
+from libra_vla.simulation.benchmark import Task, keep_environment
+from libra_vla.simulation.registry import benchmark_of
 from libra_vla.versions import versions
 from libra_vla.workers import fan_out
 
@@ -31,27 +32,19 @@ class Job:
     max_steps: int
 
 
-_scene: dict = {}
-
-
 def attempt(job: Job) -> tuple[bool, int]:
-    """Whether the task was really finished (released, hand retreated), and in how many steps."""
-    from libra_vla.simulation.expert import ScriptedExpert
-    from libra_vla.simulation.libero import LiberoEnv
-
-    if job.task not in _scene:
-        while _scene:
-            _scene.popitem()[1].close()
-        _scene[job.task] = LiberoEnv(job.task, render=False)
-    env = _scene[job.task]
+    """Whether the task was really finished, as the expert sees it, and in how many steps."""
+    benchmark = benchmark_of(job.task.suite)
+    env = keep_environment(benchmark, job.task, render=False)
+    moving = np.arange(benchmark.convention.size) != benchmark.convention.gripper
     rng = np.random.default_rng([job.task.index, job.reset])
     env.reset(seed=FIRST_SEED + job.reset, spread=job.spread)
-    expert = ScriptedExpert(env, seed=job.reset)
+    expert = benchmark.make_expert(env, seed=job.reset)
     expert.reset()
     steps = 0
     while not expert.done and steps < job.max_steps:
         action = expert.act()
-        action[:6] += job.noise * rng.standard_normal(6)
+        action[moving] += job.noise * rng.standard_normal(moving.sum())
         env.step(np.clip(action, -1.0, 1.0))
         steps += 1
     return bool(expert.done and expert.succeeded), steps
@@ -68,7 +61,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    tasks = load_tasks(options.suite, parse_indices(options.tasks))
+    benchmark = benchmark_of(options.suite)
+    benchmark.require(spread=options.spread)
+    tasks = benchmark.choose(options.suite, options.tasks)
     jobs = [
         Job(task, reset, options.spread, options.noise, options.max_steps)
         for task in tasks

@@ -15,10 +15,10 @@ import numpy as np
 
 from libra_vla.action_space import ActionConvention, ActionSpace
 from libra_vla.errors import LibraError
-from libra_vla.evaluation.benchmark import Benchmark
 from libra_vla.execution.protocol import Plan
 from libra_vla.observation import Observation, ObservationSpec
-from libra_vla.simulation.suites import Task
+from libra_vla.simulation.benchmark import Benchmark, Task
+from libra_vla.simulation.events import Events, GoalEvents, Thing
 
 CONVENTION = ActionConvention(
     names=("x", "y", "gripper"),
@@ -110,12 +110,14 @@ class ToyEnv:
 
     convention = CONVENTION
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, task: Task, image_size: int = 8) -> None:
+        self.task, self.image_size = task, image_size
         self.renders = 0
         self.closed = False
 
-    def reset(self, *, seed: int, init_state: np.ndarray | None, spread: float) -> None:
+    def reset(
+        self, *, seed: int, init_state: np.ndarray | None = None, spread: float = 0.0
+    ) -> None:
         self.seed, self.steps = seed, 0
         self.outcome = TIMEOUT if init_state is None else int(init_state[0])
         self.position = np.zeros(3)
@@ -123,7 +125,9 @@ class ToyEnv:
     def observe(self) -> Observation:
         self.renders += 1
         seen = observation(self.steps, self.position)
-        return Observation(seen.images, seen.state, self.task.instruction, seen.step)
+        shape = (self.image_size, self.image_size, 3)
+        images = {name: np.resize(image, shape) for name, image in seen.images.items()}
+        return Observation(images, seen.state, self.task.instruction, seen.step)
 
     def step(self, action: np.ndarray) -> bool:
         self.steps += 1
@@ -143,7 +147,7 @@ class ToyEnv:
 
 
 def toy_tasks(suite: str) -> list[Task]:
-    return [Task(suite, i, f"task_{i}", f"do number {i}", "", step_budget=8) for i in range(3)]
+    return [Task(suite, i, f"task_{i}", f"do number {i}", step_budget=8) for i in range(3)]
 
 
 def toy_states(task: Task) -> np.ndarray:
@@ -156,8 +160,8 @@ def toy_states(task: Task) -> np.ndarray:
     return np.array(outcomes[task.index])[:, None]
 
 
-def make_toy(task: Task, **options: Any) -> ToyEnv:
-    return ToyEnv(task)
+def make_toy(task: Task, *, image_size: int = 8, **options: Any) -> ToyEnv:
+    return ToyEnv(task, image_size)
 
 
 def load_scripted(folder: Path | str, device: str) -> ScriptedPolicy:
@@ -172,6 +176,29 @@ def load_scripted(folder: Path | str, device: str) -> ScriptedPolicy:
     return ScriptedPolicy()
 
 
+class ToyExpert:
+    """Acts three times, and succeeds where the seed is even."""
+
+    def __init__(self, env: ToyEnv, *, seed: int = 0) -> None:
+        self.env, self.seed = env, seed
+
+    def reset(self) -> None:
+        self.left, self.succeeded = 3, False
+
+    @property
+    def done(self) -> bool:
+        return self.left == 0
+
+    def act(self) -> np.ndarray:
+        self.left -= 1
+        self.succeeded = self.done and self.seed % 2 == 0
+        return np.array([1.0, 0.0, -1.0])
+
+
+def toy_supports(task: Task) -> bool:
+    return True
+
+
 def watch_toy(env: ToyEnv, other: Task) -> Callable[[], bool] | None:
     return (lambda: env.steps == 3) if other.index == 1 else None
 
@@ -180,17 +207,48 @@ def toy_end_effector(env: ToyEnv) -> np.ndarray:
     return env.position.copy()
 
 
+def toy_tells(task: Task, other: Task) -> bool:
+    return other.index == 1 and task.index != 1
+
+
+class ToyWitness:
+    """Task 0 fails with the wrong object in the hand, the others without having touched theirs."""
+
+    def __init__(self, env: ToyEnv, task: Task) -> None:
+        self.env, self.looks = env, 0
+
+    def look(self) -> None:
+        self.looks += 1
+
+    def events(self) -> Events:
+        assert self.looks == self.env.steps
+        goal = GoalEvents("on", "cube", "tray", met=False)
+        right, wrong = Thing(part=False, nearest=0.05), Thing(part=False, nearest=0.0, lifted=0.1)
+        return Events(
+            (goal,), {"cube": right, "ball": wrong if self.env.task.index == 0 else right}
+        )
+
+
 def move_toy(env: ToyEnv, metres: float, rng: np.random.Generator) -> None:
     env.position[1] += metres * rng.choice([-1.0, 1.0])
 
 
 TOY = Benchmark(
+    name="Toy",
+    suites=("toy",),
     tasks=toy_tasks,
     official_states=toy_states,
     make_env=make_toy,
-    load_policy=load_scripted,
+    make_expert=ToyExpert,
+    supports=toy_supports,
+    convention=CONVENTION,
+    cameras=("agentview",),
+    state_names=CONVENTION.names,
     end_effector=toy_end_effector,
     watch_goal=watch_toy,
     move_object=move_toy,
     settle_steps=0,
+    image_size=8,
+    tells=toy_tells,
+    witness=ToyWitness,
 )

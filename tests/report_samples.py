@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from libra_vla.action_space import ActionConvention, ActionSpace
-from libra_vla.reports.inputs import Arm, ArmGroup, Curves, Rate, Report
+from libra_vla.reports.inputs import Arm, ArmGroup, Curves, Rate, Report, Strip
 from libra_vla.reports.trace import EpisodeTrace
 
 TASKS = (
@@ -138,6 +138,26 @@ def groups() -> tuple[ArmGroup, ...]:
     return official, wide
 
 
+def breakdown(
+    solved: int, kinds: tuple[int, int, int], phases: dict[str, int]
+) -> dict[str, object]:
+    """What `results.json` says of failures and smoothness, of one task or of all of them."""
+    return {
+        "episodes": solved + sum(kinds), "successes": solved, "errors": 0,
+        "failures": dict(zip(("semantic", "actuation", "other"), kinds, strict=True)),
+        "failure_phases": {name: n for name, n in phases.items() if n},
+        "smoothness": {"mean_jerk": 4.213, "curvature": 11.72, "boundary_acceleration": 0.7,
+                       "inside_acceleration": 0.5, "sparc": -2.9},
+    }  # fmt: skip
+
+
+def strip(kind: str, phase: str | None) -> Strip:
+    """Eight stills of an episode that failed."""
+    steps = np.linspace(0, 220, 8).astype(int)
+    frames = np.stack([table(step / 400) for step in steps])
+    return Strip(kind, phase, TASKS[2], 3, frames, steps)
+
+
 def report() -> Report:
     """A report with everything in it, but for films."""
     return Report(
@@ -148,6 +168,7 @@ def report() -> Report:
             curves("Libra-Base", 1, planner=False),
         ),
         traces=(trace(),),
+        strips=(strip("semantic", None), strip("actuation", "grasp")),
         results={
             "suite": "libero_spatial",
             "mode": "sequential",
@@ -155,8 +176,17 @@ def report() -> Report:
                        "checkpoint_hash": "9f2c41d07ab3"},
             "protocol": {"trials": 10, "settle_steps": 10, "step_budget": 220, "image_size": 256,
                          "initial_states": "official"},
-            "failures": {"timeout": 3},
-            "smoothness": {"mean_jerk": 4.213, "path_curvature": 11.72},
+            **breakdown(27, (1, 2, 0), {"grasp": 1, "place": 1}),
+            "tasks": [
+                {"instruction": name} | breakdown(n, kinds, {"grasp": kinds[1]})
+                for name, n, kinds in zip(
+                    TASKS, (10, 9, 8), ((0, 0, 0), (0, 1, 0), (1, 1, 0)), strict=True
+                )
+            ],
+            "reading": {
+                "evaluated": 30,
+                "told": {"count": 22}, "own": {"count": 3}, "neither": {"count": 5},
+            },
             "seeds": {"evaluation": 0},
             "versions": {"python": "3.11.9", "torch": "2.13.0", "mujoco": "3.3.0",
                          "libra_vla": "0.1.0 (d2ae1f7)"},

@@ -42,7 +42,9 @@ def test_every_command_has_a_function():
     assert all(callable(getattr(commands, name.replace(" ", "_"))) for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["collect", "train", "eval", "info", "data info", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["collect", "train", "eval", "info", "data info", "data merge", "doctor"]
+)
 def test_help_of_a_command(command, capsys):
     assert main([*command.split(), "--help"]) == 0
     out = capsys.readouterr().out
@@ -65,6 +67,10 @@ def test_help_of_a_command(command, capsys):
         (["data", "info"], "DATASET"),
         (["data", "info", "/nowhere"], "/nowhere"),
         (["data", "info", "a", "b"], "b"),
+        (["data", "merge", "a", "b"], "libra data merge needs --out"),
+        (["data", "merge", "/nowhere", "--out", "x"], "at least two datasets"),
+        (["data", "merge", "/nowhere", "/else", "--out", "x"], "/nowhere is no LeRobot dataset"),
+        (["collect", "--suite", "x", "--out", "y", "--recovery", "2"], "recovery is 2.0"),
     ],
 )
 def test_bad_input_is_one_line_on_stderr(words, expected, capsys):

@@ -6,19 +6,35 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import TOY
 
-from libra_vla.collection import Attempt, CollectConfig, Demonstration, collect, demonstrate
+from libra_vla import collection
+from libra_vla.collection import Attempt, CollectConfig, Demonstration, demonstrate
 from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.data.writer import encode
 from libra_vla.errors import LibraError
 from libra_vla.files import read_json
-from libra_vla.simulation import expert
+from libra_vla.simulation.benchmark import Task
+from libra_vla.simulation.registry import LIBERO
 
 SIZE = 16
+
+
+def supports(task: Task) -> bool:
+    return True
+
+
+ABLE = replace(LIBERO, supports=supports)
+"""LIBERO, without looking whether there is a skill for a task: that starts the simulator."""
+
+
+def collect(config: CollectConfig, **options) -> dict:
+    return collection.collect(config, **{"benchmark": ABLE} | options)
 
 
 def attempt_alone(attempt: Attempt) -> Demonstration:
@@ -58,10 +74,8 @@ def attempt_dangerously(attempt: Attempt) -> Demonstration:
 
 
 @pytest.fixture(autouse=True)
-def able(monkeypatch, request):
+def libero():
     pytest.importorskip("libero")
-    if "simulator" not in request.keywords:
-        monkeypatch.setattr(expert, "supports", lambda task: True)
 
 
 def config(out: Path, **options) -> CollectConfig:
@@ -137,20 +151,25 @@ def test_resuming_makes_the_same_episodes(tmp_path: Path):
     assert collect(more, run=attempt_alone)["episodes"] == 15
 
 
-def test_what_cannot_be_collected(tmp_path: Path, monkeypatch):
+def test_what_cannot_be_collected(tmp_path: Path):
     collect(config(tmp_path / "set", episodes=1), run=attempt_alone)
     with pytest.raises(LibraError, match=r"exists already.*--resume"):
         collect(config(tmp_path / "set"), run=attempt_alone)
     with pytest.raises(LibraError, match=r"cannot resume .* seed was 3"):
         collect(config(tmp_path / "set", resume=True, seed=4), run=attempt_alone)
-    with pytest.raises(LibraError, match="unknown task 99"):
+    with pytest.raises(LibraError, match="libero_object has no task 99: expected 0 to 9"):
         collect(config(tmp_path / "new", tasks="99"), run=attempt_alone)
     for wrong in ({"episodes": 0}, {"noise": -0.1}, {"image_size": 17}, {"workers": -1}):
         with pytest.raises(LibraError):
             config(tmp_path / "new", **wrong)
-    monkeypatch.setattr(expert, "supports", lambda task: task.index == 0)
+    unable = replace(ABLE, supports=lambda task: task.index == 0)
     with pytest.raises(LibraError, match=r"has no skill for 2 \(.*\): add --tasks 0$"):
-        collect(config(tmp_path / "new"), run=attempt_alone)
+        collect(config(tmp_path / "new"), run=attempt_alone, benchmark=unable)
+    with pytest.raises(LibraError, match="unknown meshes of LIBERO 'coarse': known: stock"):
+        collect(config(tmp_path / "new", meshes="coarse"), run=attempt_alone)
+    with pytest.raises(LibraError, match="Toy cannot spread its objects"):
+        toy = replace(TOY, spreads=False)
+        collect(config(tmp_path / "new", spread=0.1), run=attempt_alone, benchmark=toy)
     assert not (tmp_path / "new").exists()
 
 
@@ -162,7 +181,6 @@ def test_stopped_from_outside_it_goes_on_later(tmp_path: Path, how: signal.Signa
         "import sys; sys.path.insert(0, sys.argv[1]); import test_collection as t\n"
         "from pathlib import Path\n"
         "if __name__ == '__main__':\n"
-        "    t.expert.supports = lambda task: True\n"
         "    t.collect(t.config(Path(sys.argv[2]), workers=2), run=t.attempt_slowly)\n"
     )
     process = subprocess.Popen(
@@ -189,16 +207,16 @@ def test_stopped_from_outside_it_goes_on_later(tmp_path: Path, how: signal.Signa
 def test_real_demonstrations_are_reproducible(tmp_path: Path):
     pytest.importorskip("robosuite")
     options = {"tasks": "0", "episodes": 2, "image_size": 64, "noise": 0.2}
-    summary = collect(config(tmp_path / "set", workers=2, **options))
+    summary = collect(config(tmp_path / "set", workers=2, **options), benchmark=LIBERO)
     dataset = LeRobotDataset.open(tmp_path / "set")
     assert summary["episodes"] == 2 and len(dataset.tasks) == 1
     assert (dataset.states.shape[1], dataset.actions.shape[1]) == (8, 7)
     assert np.abs(dataset.actions).max() <= 1.0
     assert set(np.unique(dataset.actions[:, 6])) == {-1.0, 1.0}
     first = dataset.episodes[0]
-    settings = config(tmp_path / "again", **options)
-    task = collect_task(settings)
-    again = demonstrate(Attempt(settings, task, first.place["attempt"], tmp_path))
+    settings = config(tmp_path / "again", meshes="decimated", **options)
+    task = LIBERO.choose("libero_object", "0")[0]
+    again = demonstrate(Attempt(LIBERO, settings, task, first.place["attempt"], tmp_path))
     np.testing.assert_array_equal(dataset.actions[: first.length], again.actions.astype(np.float32))
     np.testing.assert_array_equal(dataset.states[: first.length], again.states)
     assert first.place["noise"] == again.noise > 0
@@ -207,7 +225,14 @@ def test_real_demonstrations_are_reproducible(tmp_path: Path):
     assert np.abs(frames[-1] - frames[0]).max() > 60, "nothing moved"
 
 
-def collect_task(settings: CollectConfig):
-    from libra_vla.simulation.suites import load_tasks
-
-    return load_tasks(settings.suite, [0])[0]
+def test_any_benchmark_is_demonstrated_with_its_own_robot(tmp_path: Path):
+    options = {"tasks": "task_1", "episodes": 2, "noise": 0.5, "seed": 1}
+    settings = replace(config(tmp_path / "set", **options), suite="toy")
+    summary = collection.collect(settings, benchmark=TOY)
+    assert summary["failures"] == {"do number 1": 1}, "the first seed is odd"
+    dataset = LeRobotDataset.open(tmp_path / "set")
+    assert dataset.convention == TOY.convention
+    assert (dataset.tasks, dataset.cameras) == (("do number 1",), ("agentview",))
+    np.testing.assert_array_equal(dataset.actions, [[1.0, 0.0, -1.0]] * 6)
+    moved = dataset.states[1:3, 0] - dataset.states[:2, 0]
+    assert (abs(moved - 0.01) > 1e-4).any(), "what is carried out is disturbed"

@@ -4,11 +4,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import TOY
+from fakes import SPACE, TOY, ToyEnv, load_scripted
 
 from libra_vla.errors import LibraError
 from libra_vla.evaluation.config import EvalConfig
@@ -27,6 +28,7 @@ def run(config: EvalConfig, **options) -> tuple[dict, list]:
         config,
         on_progress=lambda trial, done, total: ran.append(trial.key),
         benchmark=TOY,
+        load_policy=load_scripted,
         **options,
     )
     return results, ran
@@ -42,7 +44,7 @@ def test_results_follow_the_contract(tmp_path):
     assert results["schema_version"] == 1 and results["complete"] and results["wall_s"] > 0
     assert results["policy"]["preset"] == "scripted" and results["policy"]["H"] == 5
     assert (results["mode"], results["horizon_factor"], results["execute"]) == ("sequential", 2, 5)
-    assert results["failures"] == {"timeout": 1}
+    assert results["failures"] == {"semantic": 1, "actuation": 0, "other": 0}
     assert results["protocol"]["trials"] == 4 and results["protocol"]["step_budget"] == 8
     assert results["protocol"]["official"] is False
     task = results["tasks"][0]
@@ -70,7 +72,7 @@ def test_exceptions_and_killed_workers_are_errors_and_no_failures(tmp_path):
     results, ran = run(configure(tmp_path, tasks="1"))
     assert len(ran) == 4
     assert (results["successes"], results["errors"]) == (1, 2)
-    assert results["success_rate"] == 0.5 and results["failures"] == {"timeout": 1}
+    assert results["success_rate"] == 0.5 and results["failures"]["actuation"] == 1
     raised, killed = (results["trials"][i]["error"] for i in (1, 2))
     assert raised == "RuntimeError: the simulation is unstable"
     assert killed and "\n" not in killed
@@ -128,8 +130,10 @@ def test_a_policy_for_another_robot_stops_the_evaluation_and_leaves_nothing(tmp_
         ({"workers": -1}, "workers is -1"),
         ({"seed": -1}, "seed is -1"),
         ({"tasks": "0,3"}, "toy has no task 3: expected 0 to 2"),
-        ({"tasks": "zero"}, "tasks are 'zero'"),
+        ({"tasks": "task-1"}, "unknown task of toy 'task-1': did you mean 'task_1'"),
         ({"states": "offical"}, "did you mean 'official'"),
+        ({"instruction": "other"}, "unknown instruction 'other'"),
+        ({"instruction": "permuted", "instruction_from": {0: 1}}, "says whose instruction"),
         ({"spread": 1.0}, "spread only applies to sampled"),
         ({"horizon_factor": 3}, "plans for M = 2"),
         ({"delay": "4"}, "a delay is none: add --real-time"),
@@ -162,10 +166,67 @@ def test_swapped_instructions_are_reported_with_the_other_goal(tmp_path):
     assert second["swapped"]["other_goal"] == {"evaluated": 0, "reached": 0}
 
 
+def test_the_next_task_that_a_scene_can_tell_lends_its_instruction(tmp_path):
+    results, _ = run(configure(tmp_path, tasks=None, instruction="permuted"))
+    assert [t["index"] for t in results["tasks"]] == [0, 2], "the scene of task 1 can tell nothing"
+    assert {t["swapped"]["instruction_from"] for t in results["tasks"]} == {1}
+    assert not results["protocol"]["official"]
+    reading = results["reading"]
+    assert reading["evaluated"] == 8 and reading["told"]["count"] == 8
+    assert reading["told"]["ci95"] == pytest.approx([0.675, 1.0], abs=1e-3)
+    assert reading["own"]["count"] == reading["neither"]["count"] == 0
+    with pytest.raises(LibraError, match="none of the 1 tasks of toy can tell"):
+        run(configure(tmp_path, out=tmp_path / "one", tasks="1", instruction="permuted"))
+
+
+def test_what_is_reached_first_counts(tmp_path):
+    results, _ = run(configure(tmp_path, instruction_from={0: 1}))
+    assert {t["steps"] for t in results["trials"]} == {3}, "its own task takes six steps"
+    assert sum(results["failures"].values()) == 0, "it did what it was told"
+    assert results["successes"] == 0 and results["reading"]["told"]["rate"] == 1.0
+
+
+def test_failures_may_be_recorded_alone(tmp_path):
+    run(configure(tmp_path, videos="failures"))
+    assert [p.name for p in (tmp_path / "out" / "videos").iterdir()] == ["task00_trial001.mp4"]
+
+
+class PunctualEnv(ToyEnv):
+    """Solved at the sixth step if every action was intended for the step that carried it out."""
+
+    def reset(self, **options) -> None:
+        super().reset(**options)
+        self.late = False
+
+    def step(self, action: np.ndarray) -> bool:
+        intended = SPACE.decode(np.full((1, 3), self.steps % 10))[0, 0]
+        self.late |= abs(float(action[0]) - float(intended)) > 1e-3
+        return super().step(action) and not self.late
+
+
+def make_punctual(task, *, image_size=8, **options) -> PunctualEnv:
+    return PunctualEnv(task, image_size)
+
+
+def test_asynchrony_is_to_blame_if_the_same_trial_succeeds_without(tmp_path):
+    benchmark = replace(TOY, make_env=make_punctual)
+    late = configure(tmp_path, mode="concurrent", delay="3", explain_failures=True)
+    results = evaluate(
+        late, benchmark=benchmark, load_policy=load_scripted, on_progress=lambda *_: None
+    )
+    assert results["successes"] == 0
+    assert results["failures"] == {
+        "semantic": 1, "actuation": 0, "asynchrony-induced": 3, "other": 0,
+    }  # fmt: skip
+    assert results["tasks"][0]["failures"] == results["failures"]
+    with pytest.raises(LibraError, match="which this is: choose another mode"):
+        configure(tmp_path, mode="synchronous", explain_failures=True)
+
+
 def test_sampled_states_have_no_index(tmp_path):
     results, _ = run(configure(tmp_path, states="sampled", spread=0.5, episodes=6))
     assert {t["init_state"] for t in results["trials"]} == {None}
-    assert results["failures"] == {"timeout": 6} and not results["protocol"]["official"]
+    assert results["failures"]["semantic"] == 6 and not results["protocol"]["official"]
 
 
 def test_videos_and_traces_of_the_first_trials(tmp_path):
@@ -247,8 +308,9 @@ def test_an_object_may_be_moved_in_mid_episode(tmp_path):
 
 SCRIPT = """
 import sys
+from dataclasses import replace
 from pathlib import Path
-from fakes import TOY
+from fakes import SPACE, TOY, ToyEnv, load_scripted
 from libra_vla.evaluation.config import EvalConfig
 from libra_vla.evaluation.evaluate import evaluate
 
@@ -256,7 +318,7 @@ if __name__ == "__main__":
     out, resume = Path(sys.argv[1]), sys.argv[2] == "resume"
     config = EvalConfig(out, "toy", out, tasks="2", episodes=4, workers=2, resume=resume)
     try:
-        evaluate(config, benchmark=TOY)
+        evaluate(config, benchmark=TOY, load_policy=load_scripted)
     except KeyboardInterrupt as stop:
         print(stop, file=sys.stderr)
         sys.exit(130)
@@ -289,3 +351,17 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
     subprocess.run([*command, "resume"], env=environment, check=True, capture_output=True)
     whole = json.loads((out / "results.json").read_text())
     assert whole["complete"] and whole["successes"] == 4
+
+
+def test_instructions_may_come_in_other_words(tmp_path):
+    def doors(suite: str):
+        return [replace(t, instruction=f"open door {t.index}") for t in TOY.tasks(suite)]
+
+    benchmark = replace(TOY, tasks=doors)
+    settings = configure(tmp_path, paraphrase=1, episodes=1, workers=0)
+    results = evaluate(settings, benchmark=benchmark, load_policy=load_scripted)
+    assert results["tasks"][0]["instruction"] == "pull door 0 open"
+    assert results["protocol"]["paraphrase"] == 1 and not results["protocol"]["official"]
+    with pytest.raises(LibraError, match=r"'do number 0' has no paraphrase 1: its form is unknown"):
+        run(configure(tmp_path, out=tmp_path / "none", paraphrase=1))
+    assert not (tmp_path / "none").exists()

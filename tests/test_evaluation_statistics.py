@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libra_vla.evaluation.smoothness import smoothness
 from libra_vla.evaluation.statistics import mean_of, percentiles, rate, wilson
 
 
@@ -39,39 +38,3 @@ def test_percentiles():
     assert percentiles([])["p99"] is None
     assert mean_of([1.0, None, 3.0]) == 2.0
     assert mean_of([None]) is None
-
-
-RATE = 20.0
-
-
-def test_a_cubic_has_its_exact_jerk():
-    t = np.arange(30)[:, None] / RATE
-    coefficients = np.array([[0.3, -0.1, 0.2]])
-    measured = smoothness(coefficients * t**3 + 0.05 * t**2 + t, [], RATE)
-    expected = 6.0 * np.linalg.norm(coefficients)
-    assert measured.mean_jerk == pytest.approx(expected, rel=1e-6)
-    assert measured.rms_jerk == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_circle_has_its_radius_and_length():
-    angle = np.linspace(0, np.pi, 400)
-    circle = 0.25 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
-    measured = smoothness(circle, [], RATE)
-    assert measured.path_length == pytest.approx(np.pi * 0.25, rel=1e-4)
-    assert measured.curvature == pytest.approx(1 / 0.25, rel=1e-4)
-
-
-def test_a_jump_between_chunks_shows_at_the_boundary_only():
-    velocity = np.repeat([0.0, 0.1, -0.1], 5)  # m/s, three chunks of five actions
-    positions = np.zeros((16, 3))
-    positions[1:, 0] = np.cumsum(velocity) / RATE
-    measured = smoothness(positions, [0, 5, 10], RATE)
-    assert measured.boundary_acceleration == pytest.approx((0.1 + 0.2) / 2 * RATE)
-    assert measured.inside_acceleration == pytest.approx(0.0, abs=1e-9)
-
-
-@pytest.mark.parametrize("length", [0, 1, 2, 3])
-def test_too_short_to_tell_is_none(length):
-    measured = smoothness(np.zeros((length, 3)), [0], RATE)
-    assert measured.mean_jerk is None and measured.curvature is None
-    assert measured.path_length == 0.0

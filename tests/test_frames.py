@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import write_dataset
+from datasets import CONVENTION, write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,6 +14,7 @@ from libra_vla.data import frames as frames_module
 from libra_vla.data.frames import FrameStore
 from libra_vla.data.info import contact_sheet, describe
 from libra_vla.data.lerobot import LeRobotDataset
+from libra_vla.data.writer import DatasetWriter
 from libra_vla.errors import LibraError
 from libra_vla.images import resize
 
@@ -112,3 +113,35 @@ def test_a_contact_sheet_shows_every_task(tmp_path: Path):
         # Three episodes, two cameras each, under a caption.
         assert sheet.size == (4 * 64, 3 * (2 * 64 + 18))
         assert np.asarray(sheet).std() > 30
+
+
+def test_of_many_tasks_a_contact_sheet_shows_one_episode_each(tmp_path: Path):
+    path = write_many(tmp_path / "set", tasks=11)
+    contact_sheet(path, tmp_path / "sheet.png", columns=2, size=64)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (2 * 32, 11 * (32 + 18))
+
+
+def test_what_was_recorded_with_episodes_is_summarised(tmp_path: Path):
+    found = describe(write_many(tmp_path / "set", tasks=3), bins=5)
+    assert found["recorded"] == {"noise": {"min": 0.0, "median": 0.1, "max": 0.2}}
+    assert all(len(a["histogram"]) == 5 for a in found["actions"].values())
+    assert describe(REAL / "lerobot_v3_video")["recorded"] == {}
+    with pytest.raises(LibraError, match="bins"):
+        describe(tmp_path / "set", bins=1)
+
+
+def write_many(path: Path, *, tasks: int) -> Path:
+    """Two episodes of each task."""
+    writer = DatasetWriter(
+        path, fps=20.0, cameras={"front": (16, 16)}, state_names=["a"], convention=CONVENTION
+    )
+    for index in range(2 * tasks):
+        writer.add_episode(
+            {"front": np.full((2, 16, 16, 3), index, np.uint8)},
+            np.zeros((2, 1)),
+            np.zeros((2, 3)),
+            f"do number {index % tasks}",
+            extra={"task": index % tasks, "attempt": index, "noise": (index % tasks) / 10},
+        )
+    return path

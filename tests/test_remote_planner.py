@@ -17,6 +17,7 @@ from fakes import (
     SPEC,
     TOY,
     ScriptedPolicy,
+    load_scripted,
     observation,
 )
 from serving_tools import Link, ServerProcess, serving
@@ -83,7 +84,7 @@ def test_libra_run_evaluates_with_the_planner_elsewhere(tmp_path):
             episodes=3,
             out=tmp_path / "out",
         )
-        results = run_split(config, benchmark=TOY)
+        results = run_split(config, benchmark=TOY, load_policy=load_scripted)
         assert (results["successes"], results["errors"]) == (2, 0)
         assert results["link"]["plans"] == 1 + 3, "one warms up"
         assert results["link"]["failures"] == 0
@@ -106,7 +107,7 @@ def test_an_episode_without_a_planner_ends_in_an_error_that_says_so(tmp_path):
         options = {"timeout_s": 0.2, "patience_s": 0.5, "episodes": 1, "tasks": "0"}
         config = RunConfig(tmp_path / "scripted", url, "toy", **options)
         with pytest.raises(LibraError, match=r"gave no plan within 0\.5 s"):
-            run_split(config, benchmark=TOY)
+            run_split(config, benchmark=TOY, load_policy=load_scripted)
 
 
 def test_a_server_killed_and_restarted():

@@ -12,6 +12,8 @@ from report_samples import SPACE, TASKS, arm, curves, report, trace
 
 from libra_vla.data.video import write_video
 from libra_vla.errors import LibraError
+from libra_vla.evaluation.config import EvalConfig
+from libra_vla.evaluation.evaluate import evaluate
 from libra_vla.files import write_json
 from libra_vla.reports.episode_picture import (
     WIDTH,
@@ -20,6 +22,8 @@ from libra_vla.reports.episode_picture import (
     opacity,
     time_scale,
 )
+from libra_vla.reports.evaluation import write_evaluation_report
+from libra_vla.reports.failures import load_strips
 from libra_vla.reports.inputs import Arm, ArmGroup, Clip, Curves, Rate, Report
 from libra_vla.reports.markup import VOID, join, number, significant, tag
 from libra_vla.reports.plan_picture import choose
@@ -28,7 +32,7 @@ from libra_vla.reports.success import difference, verdict
 from libra_vla.reports.svg import Scale, log_ticks, path, ticks
 from libra_vla.reports.trace import FIELDS, load_trace
 
-SECTIONS = ("headline", "success", "how", "training", "latency", "making")
+SECTIONS = ("headline", "success", "reading", "failures", "how", "training", "latency", "making")
 NASTY = "<script>alert('x')</script> & \"quotes\""
 
 
@@ -106,7 +110,7 @@ def test_text_is_escaped() -> None:
 def test_empty_report_says_so() -> None:
     found = parse(render(Report("Nothing yet")))
     assert "No episodes were run" in found.text
-    assert found.ids.isdisjoint({"success", "how", "training", "latency"})
+    assert found.ids.isdisjoint({*SECTIONS} - {"headline", "making"})
 
 
 def test_zero_episodes_nan_latencies_and_missing_arms() -> None:
@@ -313,6 +317,41 @@ def test_markup() -> None:
     assert [significant(v) for v in (0.0214, 8.34, 21.4, 1070.0, 0.0, math.nan)] == [
         "0.021", "8.3", "21", "1,070", "0", "–",
     ]  # fmt: skip
+
+
+def test_failures_are_broken_down_by_class_and_task() -> None:
+    full = report()
+    text = parse(render(full)).text
+    assert "actuation: 2" in text and "grasp 1, place 1" in text
+    assert "Actuation, grasp." in text and "evenly along the hand's way" in text
+    assert "asynchrony" not in text, "nobody ran the failures again"
+    assert "No film of" not in text
+    unseen = parse(render(replace(full, strips=full.strips[:1]))).text
+    assert "No film of actuation: libra eval --videos failures records them." in unseen
+    assert "73%" in text and "did what it was told" in text
+
+
+def test_the_page_of_an_evaluation(tmp_path: Path) -> None:
+    from fakes import TOY, load_scripted
+
+    def page(**options: object) -> Checker:
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        config = EvalConfig(tmp_path, "toy", out, episodes=4, workers=0, **options)  # type: ignore[arg-type]
+        quiet = {"on_progress": lambda *_: None}
+        results = evaluate(config, benchmark=TOY, load_policy=load_scripted, **quiet)
+        strips = load_strips(out, results)
+        assert [strip.kind for strip in strips] == (["semantic"] if config.videos else [])
+        assert all(len(s.frames) == len(s.steps) <= 8 and s.steps[-1] == 8 for s in strips)
+        return parse(write_evaluation_report(out, results).read_text(encoding="utf-8"))
+
+    seen = page(tasks="0", videos="failures")
+    assert "The policy succeeds in 75% of its episodes" in seen.text
+    assert {"success", "failures", "latency", "making"} <= seen.ids and "reading" not in seen.ids
+    assert any(attributes.get("class") == "strip" for _, attributes in seen.seen)
+    assert "No film of semantic" in page(tasks="0").text
+    told = page(instruction="permuted")
+    assert "Told another task, it succeeds in 100% of its episodes" in told.text
+    assert "reading" in told.ids
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -71,6 +71,7 @@ def test_another_instruction_and_another_goal():
     policy.plan = lambda o: seen.append(o.instruction) or plan(o)
     episode, _, _ = run(TIMEOUT, policy, instruction="do something else", watch=lambda: bool(seen))
     assert seen == ["do something else"] and episode.goal_elsewhere is True
+    assert episode.steps == 1 and not episode.success, "there is nothing left to do"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from fakes import TOY
+from fakes import TOY, load_scripted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ def configure(tmp_path, **options) -> AsynchronyConfig:
 
 
 def run(config: AsynchronyConfig) -> dict:
-    return study_asynchrony(config, benchmark=TOY, quiet=True)
+    return study_asynchrony(config, benchmark=TOY, load_policy=load_scripted, quiet=True)
 
 
 def test_the_grid_leaves_out_what_the_policy_was_not_trained_for(tmp_path):

@@ -133,6 +133,13 @@ def test_resuming_with_other_settings_is_refused(data: Path, tmp_path: Path):
     other = write_dataset(tmp_path / "other", episodes=3)
     with pytest.raises(LibraError, match="dataset was"):
         train(config(other, out, resume=True))
+    # A run of an older version, which had no such option, was made with its default.
+    record = json.loads((out / "state" / "state.json").read_text())
+    del record["run"]["paraphrase"]
+    (out / "state" / "state.json").write_text(json.dumps(record))
+    with pytest.raises(LibraError, match=r"paraphrase was 0\.0, is 0\.5; use the same settings"):
+        train(config(data, out, resume=True, paraphrase=0.5))
+    train(config(data, out, resume=True))
     (out / "state" / "state.safetensors").write_bytes(b"half")
     with pytest.raises(LibraError, match="is damaged"):
         train(config(data, out, resume=True))
@@ -145,6 +152,8 @@ def test_bad_requests(data: Path, tmp_path: Path):
         train(config(tmp_path / "nothing", tmp_path / "b"))
     with pytest.raises(LibraError, match="no episodes are left"):
         train(config(data, tmp_path / "c", validation=1.0))
+    with pytest.raises(LibraError, match=r"paraphrase is 1\.5: expected a probability"):
+        config(data, tmp_path / "c", paraphrase=1.5)
     nameless = write_dataset(tmp_path / "nameless")
     (nameless / "meta" / "libra_vla.json").unlink()
     with pytest.raises(LibraError, match="does not say what its actions mean"):

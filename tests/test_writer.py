@@ -170,6 +170,17 @@ def test_resuming_goes_on_and_drops_what_belongs_to_no_episode(tmp_path: Path):
     np.testing.assert_array_equal(LeRobotDataset.open(cut).actions, source.actions)
 
 
+def test_a_writer_stopped_while_it_began_is_resumed(tmp_path: Path):
+    write_dataset(tmp_path, episodes=0)
+    (tmp_path / "meta" / "info.json").unlink()  # the last file to be written
+    (tmp_path / "meta" / ".info.x.partial.json").touch()
+    assert make_writer(tmp_path, resume=True).episodes == 0
+    (tmp_path / "meta" / "info.json").unlink()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(LibraError, match="exists already"):
+        make_writer(tmp_path, resume=True)
+
+
 BAD = {
     "a lost camera": ({"videos": {"agentview": scene(6)}}, "camera 'wrist' is missing"),
     "too few frames": (

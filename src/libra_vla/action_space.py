@@ -58,6 +58,20 @@ class ActionConvention:
         """Number of action dimensions D."""
         return len(self.names)
 
+    def checked(self, action: np.ndarray) -> np.ndarray:
+        """Returns a raw action as float64 [D].
+
+        Raises:
+            LibraError: wrong shape, NaN or infinity.
+        """
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != (self.size,) or not np.isfinite(action).all():
+            raise LibraError(
+                f"action is {action.tolist()}: expected {self.size} finite numbers "
+                f"({', '.join(self.names)})"
+            )
+        return action
+
     def differences(self, other: "ActionConvention") -> list[str]:
         """Returns one phrase per field in which `other` differs; an empty list means equal."""
         return [

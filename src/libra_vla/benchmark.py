@@ -159,12 +159,11 @@ def concurrent(config: BenchConfig) -> dict[str, Any]:
     and is made twice as costly to see whether the control path notices.
     """
     dual = _executor(heavy_config()).policy
-    inline = ExecutionConfig(horizon_factor=5)
     beside = ExecutionConfig(mode="concurrent", horizon_factor=5)
     planners = [_in_process(times, config.threads) for times in (HEAVY, HEAVIER)]
     contenders = {
         MONOLITH: _executor(heavy_config(MONOLITH)),
-        "sequential, M=5": Executor(dual, inline),
+        **{f"sequential, M={m}": Executor(dual, ExecutionConfig(horizon_factor=m)) for m in (2, 5)},
         "concurrent": Executor(dual, beside, planner=planners[0]),
         "concurrent, planner twice as costly": Executor(dual, beside, planner=planners[1]),
     }

@@ -3,7 +3,7 @@
 A preset is data: a JSON file in `presets/` whose fields are those of `PolicyConfig`.
 """
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -151,6 +151,12 @@ def from_json(cls: type[T], value: dict[str, Any], *, where: str = "configuratio
             raise LibraError(f"{where}.{name} is {item!r}: expected {hint.__name__}")
         arguments[name] = item
     return cls(**arguments)
+
+
+def defaults_of(cls: type) -> dict[str, Any]:
+    """Returns a dataclass's plain defaults: what a run was made with that an older version wrote,
+    before the field existed."""
+    return {f.name: f.default for f in fields(cls) if f.default is not MISSING}
 
 
 def preset_names() -> list[str]:

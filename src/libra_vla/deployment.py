@@ -1,16 +1,17 @@
 """`libra run`: refiner and executor on this machine, the planner on another one."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from libra_vla.evaluation.benchmark import LIBERO, Benchmark
 from libra_vla.evaluation.config import EvalConfig, Mode
 from libra_vla.evaluation.evaluate import evaluate
+from libra_vla.evaluation.policies import LoadPolicy, load_policy
 from libra_vla.files import write_json
 from libra_vla.serving.client import RemotePlanner, SplitPolicy
 from libra_vla.serving.config import read_api_key
+from libra_vla.simulation.benchmark import Benchmark
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class RunConfig:
         policy: folder that `libra train --out` wrote; its refiner works here.
         planner: the planner's address, "ws://HOST:PORT", or "wss://" for TLS.
         suite: name of the suite.
-        tasks: indices of the tasks, such as "0,3" or "0-4"; all by default.
+        tasks: indices or names of the tasks, such as "0,3" or "0-4"; all by default.
         episodes: trials per task, from the first official initial states.
         out: folder for `results.json` and `episodes.jsonl`; nothing is kept by default.
         mode: when the planner works.
@@ -58,13 +59,21 @@ class RunConfig:
     ca_file: Path | None = None
 
 
-def run_split(config: RunConfig, *, benchmark: Benchmark = LIBERO) -> dict[str, Any]:
+def run_split(
+    config: RunConfig,
+    *,
+    benchmark: Benchmark | None = None,
+    load_policy: LoadPolicy = load_policy,
+) -> dict[str, Any]:
     """Runs the episodes and returns their results, with the link's statistics under `link`.
+
+    Args:
+        benchmark, load_policy: of `evaluate`.
 
     Raises:
         LibraError: the policy, the request or the planner does not fit, or nobody answers.
     """
-    refiner = benchmark.load_policy(config.policy, config.device)
+    refiner = load_policy(config.policy, config.device)
     patience_s = config.patience_s
     if patience_s is None:
         patience_s = config.timeout_s if config.mode == "concurrent" else 10.0
@@ -78,11 +87,14 @@ def run_split(config: RunConfig, *, benchmark: Benchmark = LIBERO) -> dict[str, 
         ca_file=config.ca_file,
     )
     split = SplitPolicy(refiner, planner)
-    here = replace(benchmark, load_policy=lambda folder, device: split)
     with TemporaryDirectory() as aside:
         out = config.out or Path(aside) / "run"
         try:
-            results = evaluate(_evaluation(config, out), benchmark=here)
+            results = evaluate(
+                _evaluation(config, out),
+                benchmark=benchmark,
+                load_policy=lambda folder, device: split,
+            )
         finally:
             planner.close()
         results |= {"link": {"planner": config.planner, **asdict(planner.statistics)}}

@@ -19,8 +19,10 @@ from libra_vla.collection import CollectConfig, collect
 from libra_vla.errors import LibraError
 from libra_vla.evaluation.config import EvalConfig
 from libra_vla.evaluation.evaluate import evaluate
+from libra_vla.evaluation.video import episode_files
 from libra_vla.files import read_json, require_absent, write_json
 from libra_vla.policies.policy import LibraPolicy
+from libra_vla.reports.failures import load_strips
 from libra_vla.reports.inputs import Arm, ArmGroup, Clip, Curves, Report, Role
 from libra_vla.reports.report import write_report
 from libra_vla.reports.trace import load_trace
@@ -57,7 +59,7 @@ class QuickstartConfig:
     steps: int = 1800
     trials: int = 10
     control_trials: int = 5
-    spread_trials: int = 6
+    spread_trials: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,22 +81,20 @@ class PolicyPlan:
 
 
 LIBRA = PolicyPlan("Libra", "planner and refiner", "libra")
-POLICIES = (
-    LIBRA,
-    PolicyPlan(
-        "Libra-Base",
-        "one monolithic diffusion policy: equal parameters, data and steps",
-        "baseline",
-        preset="tiny-monolithic",
-    ),
-    PolicyPlan(
-        "Without images",
-        "trained on joint positions and words alone",
-        "control",
-        blind=True,
-        lacks="images",
-    ),
+BASE = PolicyPlan(
+    "Libra-Base",
+    "one monolithic diffusion policy: equal parameters, data and steps",
+    "baseline",
+    preset="tiny-monolithic",
 )
+BLIND = PolicyPlan(
+    "Without images",
+    "trained on joint positions and words alone",
+    "control",
+    blind=True,
+    lacks="images",
+)
+POLICIES = (LIBRA, BASE, BLIND)
 
 
 def quickstart(config: QuickstartConfig) -> dict[str, Any]:
@@ -116,8 +116,7 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     clock = StageClock(marker)
     try:
         clock.time("demonstrations", lambda: _collect(config))
-        clock.time("training", lambda: _train(config))
-        results = clock.time("evaluation", lambda: _evaluate(config))
+        results = clock.time("training and evaluation", lambda: _train_and_evaluate(config))
         clock.time("report", lambda: _report(config, results, clock.seconds))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped: the same command goes on with {out}") from None
@@ -185,9 +184,13 @@ def _collect(config: QuickstartConfig) -> None:
     )
 
 
-def _train(config: QuickstartConfig) -> None:
-    """Trains the policies side by side, one core each."""
-    jobs = [
+def _train_and_evaluate(config: QuickstartConfig) -> dict[str, dict[str, Any]]:
+    """Trains the policies and evaluates the arms side by side, one core each.
+
+    Policies take different times to train, so an evaluation begins as soon as its own policy is
+    trained. Returns every arm's `results.json`, by name.
+    """
+    trainings = [
         TrainJob(
             TrainConfig(
                 data=config.out / "demonstrations",
@@ -203,11 +206,17 @@ def _train(config: QuickstartConfig) -> None:
         )
         for position, policy in enumerate(POLICIES)
     ]
-    unfinished = [job for job in jobs if not job.done]
-    for outcome in fan_out(run_training, unfinished, workers=min(config.workers, len(POLICIES))):
+    trained = {job.config.out: job for job in trainings}
+    evaluations = [
+        EvalJob(arm, len(trainings) + position, trained[Path(arm.policy)])
+        for position, arm in enumerate(_arms(config))
+    ]
+    unfinished = [job for job in (*trainings, *evaluations) if not job.done]
+    for outcome in fan_out(run_job, unfinished, workers=config.workers):
         if outcome.error is not None:
-            raise RuntimeError(f"training broke: {outcome.error}")
+            raise RuntimeError(f"{unfinished[outcome.index].config.out} broke: {outcome.error}")
     print("\n" * len(unfinished), end="", file=sys.stderr)
+    return {job.config.out.name: read_json(job.config.out / "results.json") for job in evaluations}
 
 
 @dataclass(frozen=True)
@@ -222,41 +231,35 @@ class TrainJob:
         manifest = self.config.out / "checkpoint" / "policy.json"
         return manifest.exists() and read_json(manifest)["training"]["steps"] >= self.config.steps
 
+    def run(self) -> None:
+        from libra_vla.training.trainer import train
 
-def run_training(job: TrainJob) -> None:
-    """Trains in a worker process."""
-    from libra_vla.training.trainer import train
-
-    train(job.config, position=job.position)
-
-
-def _evaluate(config: QuickstartConfig) -> dict[str, dict[str, Any]]:
-    """Evaluates the arms side by side; returns every arm's `results.json`, by name."""
-    jobs = [EvalJob(arm, position) for position, arm in enumerate(_arms(config))]
-    unfinished = [job for job in jobs if not job.done]
-    for outcome in fan_out(run_evaluation, unfinished, workers=config.workers):
-        if outcome.error is not None:
-            raise RuntimeError(f"evaluation broke: {outcome.error}")
-    print("\n" * len(unfinished), end="", file=sys.stderr)
-    return {job.config.out.name: read_json(job.config.out / "results.json") for job in jobs}
+        train(self.config, position=self.position)
 
 
 @dataclass(frozen=True)
 class EvalJob:
-    """One evaluation and the line of its progress bar."""
+    """One evaluation, the line of its progress bar, and the training that comes before it."""
 
     config: EvalConfig
     position: int
+    after: TrainJob
 
     @property
     def done(self) -> bool:
         results = self.config.out / "results.json"
         return results.exists() and read_json(results)["complete"]
 
+    def run(self) -> None:
+        # Jobs are handed out in order, so that the training is done or in another process.
+        while not self.after.done:
+            time.sleep(0.2)
+        evaluate(self.config, position=self.position)
 
-def run_evaluation(job: EvalJob) -> None:
-    """Evaluates in a worker process, which keeps its simulator from arm to arm."""
-    evaluate(job.config, position=job.position)
+
+def run_job(job: TrainJob | EvalJob) -> None:
+    """Trains or evaluates in a worker process, which keeps its simulator from arm to arm."""
+    job.run()
 
 
 def _arms(config: QuickstartConfig) -> list[EvalConfig]:
@@ -287,20 +290,12 @@ def _arms(config: QuickstartConfig) -> list[EvalConfig]:
     swapped = {
         "instruction_from": {first: second, second: first},
         "episodes": config.control_trials,
-        # Enough for either task; told to do the other one, the policy rarely ends before.
-        "max_steps": 150,
     }
     return [
-        *(
-            arm(
-                plan,
-                plan.name,
-                videos=1 if plan is LIBRA else 0,
-                episodes=config.control_trials if plan.role == "control" else config.trials,
-            )
-            for plan in POLICIES
-        ),
+        arm(LIBRA, LIBRA.name, videos=1),
         arm(LIBRA, SWAPPED, **swapped),
+        arm(BASE, BASE.name),
+        arm(BLIND, BLIND.name, episodes=config.control_trials),
         *(arm(plan, f"{plan.name}, spread", **spread) for plan in POLICIES),
     ]
 
@@ -316,7 +311,7 @@ def _report(
     for task in load_tasks(SUITE, TASKS):
         traces.append(load_trace(evaluation, task=task.index, trial=0, space=policy.action_space))
         film = out / f"{task.name}.mp4"
-        shutil.copyfile(evaluation / "videos" / f"task{task.index:02d}_trial000.mp4", film)
+        shutil.copyfile(episode_files(evaluation, task.index, 0)[0], film)
         clips.append(Clip(film, task.instruction, traces[-1].success))
     # A failure explains less at first sight.
     traces.sort(key=lambda trace: not trace.success)
@@ -329,6 +324,7 @@ def _report(
             curves=tuple(_curves(out, plan) for plan in POLICIES if not plan.blind),
             traces=tuple(traces),
             clips=tuple(clips),
+            strips=load_strips(evaluation, results[LIBRA.name]),
             results=results[LIBRA.name],
             facts={
                 "demonstrations": f"{config.demonstrations} per task, by the scripted expert, from "

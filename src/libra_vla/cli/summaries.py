@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+COLLECTED = ("suite", "seed", "spread", "noise", "recovery", "image_size", "meshes")
+"""What a summary says of how demonstrations were collected; the metadata hold more."""
+
 
 def evaluate(results: Mapping[str, Any], out: Path) -> str:
     """Success with its interval, per task and over all of them."""
@@ -98,7 +101,8 @@ def data_info(described: Mapping[str, Any]) -> str:
     width = max(map(len, actions))
     lines = [
         f"{described['episodes']} episodes, {described['frames']:,} frames at "
-        f"{described['fps']:g} Hz; {length['min']} to {length['max']} frames each",
+        f"{described['fps']:g} Hz; {length['min']} to {length['max']} frames each, "
+        f"{length['median']:g} in the middle",
         f"cameras: {', '.join(cameras) or 'none'}",
         f"state: {described['state_size']} numbers",
         "instructions:",
@@ -114,7 +118,38 @@ def data_info(described: Mapping[str, Any]) -> str:
     else:
         rate = convention["rate_hz"]
         lines.append(f"convention: {convention['representation']}, {rate:g} Hz")
-    return "\n".join(lines)
+    lines += (
+        f"{name.replace('_', ' ')}: {r['min']:g} to {r['max']:g}, {r['median']:g} in the middle"
+        for name, r in described["recorded"].items()
+    )
+    return "\n".join([*lines, *_made(described["metadata"])])
+
+
+def _made(metadata: Mapping[str, Any]) -> list[str]:
+    """How a dataset was collected, and what it was merged from."""
+    lines = []
+    for part in metadata.get("parts", []):
+        first, end = part["episodes"]
+        lines.append(f"episodes {first} to {end - 1} are from {part['name']}")
+        lines += (f"  {line}" for line in _made(part["metadata"]))
+    if settings := {k: metadata[k] for k in COLLECTED if metadata.get(k) is not None}:
+        told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+        lines.append(f"collected with {told}")
+    if checkpoint := metadata.get("policy"):
+        lines.append(f"a policy drove first: checkpoint {checkpoint[:16]}")
+    if attempts := metadata.get("attempts"):
+        made, failed = (sum(a[key] for a in attempts.values()) for key in ("made", "failed"))
+        lines.append(f"{made} attempts, {failed} of them failed")
+    return lines
+
+
+def data_merge(summary: Mapping[str, Any]) -> str:
+    """What became of the parts."""
+    return (
+        f"{summary['datasets']} datasets: {summary['episodes']} episodes, "
+        f"{summary['frames']:,} frames, {summary['instructions']} instructions\n"
+        f"wrote {summary['out']}"
+    )
 
 
 def sparkline(counts: Sequence[int]) -> str:

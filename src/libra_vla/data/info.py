@@ -1,5 +1,6 @@
 """What is in a dataset: `libra data info`."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,27 @@ from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.files import atomic_file
 from libra_vla.images import resize
 
-BINS = 10
-"""Granularity of the histograms; the paper's N."""
+CAPTION = 18
+"""Pixels above each row of a contact sheet, for a line of text."""
+MANY = 10
+"""Instructions from which on a contact sheet shows one episode of each, at half the size."""
+OURS = ("task", "attempt")
+"""Columns of an episode that say which one it is, rather than how it was made."""
 
 
-def describe(path: Path | str) -> dict[str, Any]:
+def describe(path: Path | str, *, bins: int = 10) -> dict[str, Any]:
     """Returns counts, lengths, ranges and, by bin, how often each action occurs.
 
+    Args:
+        bins: granularity N of the histograms.
+
     Raises:
-        LibraError: see `LeRobotDataset.open`.
+        LibraError: see `LeRobotDataset.open`; fewer than two bins.
     """
     dataset = LeRobotDataset.open(path)
     lengths = np.array([episode.length for episode in dataset.episodes])
     convention = dataset.convention or _unnamed(dataset)
-    space = ActionSpace.fit(dataset.actions, convention, bins=BINS)
+    space = ActionSpace.fit(dataset.actions, convention, bins=bins)
     coarse = space.encode(space.normalise(dataset.actions))
     instructions = Counter(episode.instruction for episode in dataset.episodes)
     return {
@@ -37,22 +45,40 @@ def describe(path: Path | str) -> dict[str, Any]:
         "cameras": {camera: list(shape) for camera, shape in dataset.camera_shapes.items()},
         "state_size": dataset.states.shape[1],
         "instructions": dict(instructions.most_common()),
-        "length": {
-            "min": int(lengths.min()),
-            "median": float(np.median(lengths)),
-            "max": int(lengths.max()),
-        },
+        "length": _spread(lengths),
         "actions": {
             name: {
                 "min": float(dataset.actions[:, i].min()),
                 "max": float(dataset.actions[:, i].max()),
-                "histogram": np.bincount(coarse[:, i], minlength=BINS).tolist(),
+                "histogram": np.bincount(coarse[:, i], minlength=bins).tolist(),
             }
             for i, name in enumerate(convention.names)
         },
         "convention": dataset.convention.to_json() if dataset.convention else None,
+        "recorded": _recorded(dataset),
         "metadata": dataset.metadata,
     }
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    """The smallest, the middle and the largest of some numbers."""
+    return {
+        "min": values.min().item(),
+        "median": float(np.median(values)),
+        "max": values.max().item(),
+    }
+
+
+def _recorded(dataset: LeRobotDataset) -> dict[str, dict[str, float]]:
+    """Numbers that were recorded with each episode beyond LeRobot's own, such as its noise."""
+    own = re.compile(r".*/|length$|episode_index$|dataset_(from|to)_index$")
+    columns = {name for e in dataset.episodes for name in e.place if not own.match(name)}
+    found: dict[str, dict[str, float]] = {}
+    for name in sorted(columns - set(OURS)):
+        values = [e.place[name] for e in dataset.episodes if e.place.get(name) is not None]
+        if values and all(isinstance(value, int | float) for value in values):
+            found[name] = _spread(np.array(values))
+    return found
 
 
 def _unnamed(dataset: LeRobotDataset) -> ActionConvention:
@@ -64,34 +90,35 @@ def _unnamed(dataset: LeRobotDataset) -> ActionConvention:
     return ActionConvention(tuple(names), ("?",) * size, "unknown", dataset.fps)
 
 
-def contact_sheet(
-    path: Path | str, out: Path | str, *, per_task: int = 2, columns: int = 8, size: int = 128
-) -> None:
-    """Draws a few episodes of each instruction, one per row, evenly sampled in time, as PNG.
+def contact_sheet(path: Path | str, out: Path | str, *, columns: int = 8, size: int = 128) -> None:
+    """Draws two episodes of each instruction, evenly sampled in time, a row per camera, as PNG.
+
+    Of many instructions one episode each is shown, at half the size.
+
+    Args:
+        columns: frames per row.
+        size: side of a frame, pixels.
 
     Raises:
-        LibraError: see `LeRobotDataset.open`.
+        LibraError: see `LeRobotDataset.open`; the file cannot be written.
     """
     dataset = LeRobotDataset.open(path)
-    rows = []
-    for instruction in dataset.tasks:
-        mine = [e for e in dataset.episodes if e.instruction == instruction]
-        for episode in mine[:per_task]:
-            moments = np.linspace(0, episode.length - 1, columns).round().astype(int).tolist()
-            strips = [
-                np.concatenate(
-                    [resize(f, size) for f in dataset.frames(episode.index, c, moments)], 1
-                )
-                for c in dataset.cameras
-            ]
-            rows.append((f"{instruction}  (episode {episode.index})", np.concatenate(strips)))
-    caption = 18
-    height = sum(strip.shape[0] + caption for _, strip in rows)
-    sheet = Image.new("RGB", (columns * size, height), "white")
-    top = 0
-    for text, strip in rows:
-        ImageDraw.Draw(sheet).text((4, top + 3), text, fill="black")
-        sheet.paste(Image.fromarray(strip), (0, top + caption))
-        top += strip.shape[0] + caption
+    many = len(dataset.tasks) > MANY
+    size, per_task = (size // 2, 1) if many else (size, 2)
+    chosen = [
+        episode
+        for instruction in dataset.tasks
+        for episode in [e for e in dataset.episodes if e.instruction == instruction][:per_task]
+    ]
+    height = CAPTION + len(dataset.cameras) * size
+    sheet = Image.new("RGB", (columns * size, len(chosen) * height), "white")
+    for row, episode in enumerate(chosen):
+        text = f"{episode.instruction}  (episode {episode.index})"
+        ImageDraw.Draw(sheet).text((4, row * height + 3), text, fill="black")
+        moments = np.linspace(0, episode.length - 1, columns).round().astype(int).tolist()
+        for line, camera in enumerate(dataset.cameras):
+            frames = [resize(f, size) for f in dataset.frames(episode.index, camera, moments)]
+            strip = Image.fromarray(np.concatenate(frames, axis=1))
+            sheet.paste(strip, (0, row * height + CAPTION + line * size))
     with atomic_file(out) as partial:
         sheet.save(partial, format="PNG")

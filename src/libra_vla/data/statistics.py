@@ -38,9 +38,11 @@ def image_statistics(frames: np.ndarray) -> Statistics:
 def merge_statistics(parts: Sequence[Mapping[str, Statistics]]) -> dict[str, Statistics]:
     """Statistics of the whole from those of its parts, per feature; none give none.
 
-    Exact but for the quantiles, which are averaged, as LeRobot's are.
+    Exact but for the quantiles, which are averaged, as LeRobot's are; what a part lacks (older
+    datasets have no quantiles) is left out.
     """
-    return {f: _merge([part[f] for part in parts]) for f in (parts[0] if parts else ())}
+    common = [f for f in (parts[0] if parts else ()) if all(f in part for part in parts)]
+    return {feature: _merge([part[feature] for part in parts]) for feature in common}
 
 
 def _merge(parts: Sequence[Statistics]) -> Statistics:
@@ -57,5 +59,9 @@ def _merge(parts: Sequence[Statistics]) -> Statistics:
         "mean": total.tolist(),
         "std": np.sqrt(variance).tolist(),
         "count": [int(count.sum())],
-        **{q: (weight * column(q)).sum(axis=0).tolist() for q in QUANTILES},
+        **{
+            q: (weight * column(q)).sum(axis=0).tolist()
+            for q in QUANTILES
+            if all(q in part for part in parts)
+        },
     }

@@ -38,6 +38,7 @@ CHUNK = 1000
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODE_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+TASKS_PATH = "meta/tasks.parquet"
 PARTIAL = ".partial"
 INDEX_COLUMNS = ("frame_index", "episode_index", "index", "task_index")
 
@@ -101,9 +102,15 @@ class DatasetWriter:
         self._stats: dict[str, Statistics] = {}
         if resume and (self.path / "meta" / "info.json").exists():
             self._recover()
-        else:
+        elif not (resume and self._unborn()):
             require_absent(self.path, what="the dataset", remedy="choose another folder")
         self.flush()
+
+    def _unborn(self) -> bool:
+        """Whether a writer was stopped here before it had written `info.json`, which comes last."""
+        skeleton = {self.path / name for name in (TASKS_PATH, "meta/stats.json", EXTRAS)}
+        files = (path for path in self.path.rglob("*") if path.is_file())
+        return all(path in skeleton or path.name.startswith(".") for path in files)
 
     def _recover(self) -> None:
         """Takes over the episodes that are whole, and removes what belongs to none."""
@@ -118,6 +125,14 @@ class DatasetWriter:
         for file in episode_files(self.path):
             self.rows.extend(read_table(file).to_pylist())
         self.rows.sort(key=lambda row: row["episode_index"])
+        for row in self.rows:
+            if any(
+                row[f"meta/episodes/{k}"] != v for k, v in file_place(row["episode_index"]).items()
+            ):
+                raise LibraError(
+                    f"{self.path} was not recorded here, or was merged, so it cannot be continued: "
+                    "record into another folder, then use `libra data merge`"
+                )
         self._stats = merge_statistics([_pop_statistics(row) for row in self.rows])
         shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
         kept = {path for row in self.rows for path in self._files(row["episode_index"])}
@@ -128,7 +143,7 @@ class DatasetWriter:
 
     def _files(self, episode: int) -> list[Path]:
         """All files of an episode; its row comes last."""
-        place = _place(episode)
+        place = file_place(episode)
         videos = [VIDEO_PATH.format(video_key=IMAGES + c, **place) for c in self.cameras]
         names = [*videos, DATA_PATH.format(**place), EPISODE_PATH.format(**place)]
         return [self.path / name for name in names]
@@ -175,10 +190,10 @@ class DatasetWriter:
                 stats[IMAGES + camera] = self._place_video(camera, index, videos[camera])
             task = self._place_task(instruction)
             frames = self._frames(index, row["dataset_from_index"], task, states, actions)
-            self._write(DATA_PATH.format(**_place(index)), frames)
+            self._write(DATA_PATH.format(**file_place(index)), frames)
             columns = {f"stats/{f}/{s}": v for f, d in stats.items() for s, v in d.items()}
             table = pa.Table.from_pylist([row | columns])
-            self._write(EPISODE_PATH.format(**_place(index)), table)
+            self._write(EPISODE_PATH.format(**file_place(index)), table)
         except BaseException:
             for file in reversed(self._files(index)):
                 file.unlink(missing_ok=True)
@@ -191,7 +206,7 @@ class DatasetWriter:
     def _row(self, length: int, instruction: str) -> dict[str, Any]:
         """The next episode's row of `meta/episodes`, but for its statistics."""
         start = self.rows[-1]["dataset_to_index"] if self.rows else 0
-        place = _place(self.episodes)
+        place = file_place(self.episodes)
         row: dict[str, Any] = {
             "episode_index": self.episodes,
             "tasks": [instruction],
@@ -207,7 +222,7 @@ class DatasetWriter:
         return row
 
     def _place_video(self, camera: str, episode: int, video: np.ndarray | Clip) -> Statistics:
-        target = self.path / VIDEO_PATH.format(video_key=IMAGES + camera, **_place(episode))
+        target = self.path / VIDEO_PATH.format(video_key=IMAGES + camera, **file_place(episode))
         if isinstance(video, np.ndarray):
             video = encode(video, self.path / PARTIAL / "video.mp4", fps=self.fps)
         with clear_disk_errors(target):
@@ -218,7 +233,7 @@ class DatasetWriter:
     def _place_task(self, instruction: str) -> int:
         """Returns the index of an instruction; a new one is written down before it is used."""
         if instruction not in (known := self.instructions):
-            self._write_tasks(known := [*known, instruction])
+            write_tasks(self.path / TASKS_PATH, known := [*known, instruction])
         return known.index(instruction)
 
     def _check(
@@ -273,20 +288,10 @@ class DatasetWriter:
             target.parent.mkdir(parents=True, exist_ok=True)
             aside.replace(target)
 
-    def _write_tasks(self, instructions: Sequence[str]) -> None:
-        tasks = pa.table({"task_index": range(len(instructions)), "task": instructions})
-        # LeRobot looks tasks up by their pandas index.
-        index = {"index_columns": ["task"], "columns": [], "pandas_version": "2.0.0"}
-        schema = pa.schema(
-            [("task_index", pa.int64()), ("task", pa.string())],
-            metadata={"pandas": json.dumps(index | {"column_indexes": []})},
-        )
-        self._write("meta/tasks.parquet", tasks.cast(schema))
-
     def flush(self) -> None:
         """Brings statistics, `metadata` and `info.json` up to date."""
         if not self.rows:
-            self._write_tasks([])
+            write_tasks(self.path / TASKS_PATH, [])
         write_json(self.path / "meta" / "stats.json", self._stats)
         extras = {"convention": self.convention.to_json(), "metadata": self.metadata}
         write_json(self.path / EXTRAS, extras)
@@ -312,8 +317,22 @@ class DatasetWriter:
             (self.path / PARTIAL).rmdir()
 
 
-def _place(episode: int) -> dict[str, int]:
-    return {"chunk_index": episode // CHUNK, "file_index": episode % CHUNK}
+def file_place(number: int) -> dict[str, int]:
+    """Where the file with a running number lies."""
+    return {"chunk_index": number // CHUNK, "file_index": number % CHUNK}
+
+
+def write_tasks(path: Path, instructions: Sequence[str]) -> None:
+    """Writes `meta/tasks.parquet` as a whole: instructions by task index."""
+    tasks = pa.table({"task_index": range(len(instructions)), "task": instructions})
+    # LeRobot looks tasks up by their pandas index.
+    index = {"index_columns": ["task"], "columns": [], "pandas_version": "2.0.0"}
+    schema = pa.schema(
+        [("task_index", pa.int64()), ("task", pa.string())],
+        metadata={"pandas": json.dumps(index | {"column_indexes": []})},
+    )
+    with atomic_file(path) as partial:
+        pq.write_table(tasks.cast(schema), partial)
 
 
 def _pop_statistics(row: dict[str, Any]) -> dict[str, Statistics]:

@@ -11,18 +11,19 @@ from libra_vla.execution.config import ExecutionConfig, Mode
 from libra_vla.execution.safety import SafetyConfig
 
 States = Literal["official", "sampled"]
-OFFICIAL_TRIALS, OFFICIAL_IMAGE_SIZE = 50, 256
+Instruction = Literal["own", "permuted"]
+OFFICIAL_TRIALS = 50
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluates a policy on a suite; the defaults are LIBERO's official protocol.
+    """Evaluates a policy on a suite; the defaults are the benchmark's official protocol.
 
     Attributes:
         policy: folder that `libra train --out` wrote.
         suite: name of the suite.
         out: folder for `results.json` and `episodes.jsonl`.
-        tasks: indices of the tasks, such as "0,3" or "0-4"; all by default.
+        tasks: indices or names of the tasks, such as "0,3" or "0-4"; all by default.
         episodes: trials per task; trial i starts from official initial state i.
         mode: when the planner works.
         horizon_factor: M, chunks per plan; the policy's by default.
@@ -31,14 +32,21 @@ class EvalConfig:
         seed: the seed of each trial (fixtures and the policy's noise) derives from it, the
             task's index and the trial's number.
         states: "official" initial states, or "sampled" by the simulator (not comparable).
-        spread: metres by which the regions of sampled objects grow; see `LiberoEnv.reset`.
+        spread: metres by which the regions of sampled objects grow (LIBERO).
+        instruction: whose the policy is given: the task's "own", or "permuted", that of the next
+            of `tasks` whose goal can be told in the same scene; tasks without one are left out.
         instruction_from: task index -> index of the task whose instruction the policy is given
             instead of its own: a control that tells whether it listens.
-        videos: record the first K trials of each task as `videos/*.mp4` and `traces/*.npz`.
+        paraphrase: give every instruction in other words, by the number of its paraphrase; number 0
+            is never used in training.
+        explain_failures: run every failure again from the same state and seed in synchronous mode
+            without delay; if that succeeds, asynchrony is to blame.
+        videos: record the first K trials of each task as `videos/*.mp4` and `traces/*.npz`, or all
+            "failures".
         resume: go on with an evaluation that was stopped; trials that ended in an error are run
             again.
-        meshes: "stock", or decimated ones (faster, not comparable).
-        image_size: side of the rendered images, pixels.
+        meshes: "stock", or "decimated" (LIBERO; faster, not comparable).
+        image_size: side of the rendered images, pixels; the benchmark's by default.
         max_steps: step budget in place of the benchmark's (not comparable).
         device: torch device of the policy.
         real_time: the world goes on at its control rate while inference runs; otherwise it waits
@@ -67,11 +75,14 @@ class EvalConfig:
     seed: int = 0
     states: States = "official"
     spread: float = 0.0
+    instruction: Instruction = "own"
     instruction_from: dict[int, int] | None = None
-    videos: int = 0
+    paraphrase: int | None = None
+    explain_failures: bool = False
+    videos: int | Literal["failures"] = 0
     resume: bool = False
     meshes: str = "stock"
-    image_size: int = OFFICIAL_IMAGE_SIZE
+    image_size: int | None = None
     max_steps: int | None = None
     device: str = "cpu"
     real_time: bool = False
@@ -94,10 +105,18 @@ class EvalConfig:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise LibraError(f"{name} is {value}: expected at least 1")
         for name in ("workers", "seed", "videos", "spread"):
-            if getattr(self, name) < 0:
-                raise LibraError(f"{name} is {getattr(self, name)}: expected at least 0")
-        if self.states not in get_args(States):
-            raise unknown("initial states", self.states, get_args(States))
+            if (value := getattr(self, name)) != "failures" and value < 0:
+                raise LibraError(f"{name} is {value}: expected at least 0")
+        for name, known in (("states", States), ("instruction", Instruction)):
+            if (value := getattr(self, name)) not in get_args(known):
+                raise unknown(name, value, get_args(known))
+        if self.instruction != "own" and self.instruction_from:
+            raise LibraError("instruction_from says whose instruction is given: leave instruction")
+        if self.explain_failures and self.mode == "synchronous" and not self.real_time:
+            raise LibraError(
+                "explain_failures compares with synchronous mode without delay, which this is: "
+                "choose another mode, or leave it out"
+            )
         if self.states == "official" and self.spread > 0:
             raise LibraError("spread only applies to sampled initial states: set states to sampled")
         _ = self.timing, self.execution, self.moved_object  # raise if they are wrong
@@ -129,16 +148,3 @@ class EvalConfig:
                 "20:0.04"
             )
         return int(found[1]), float(found[2])
-
-    @property
-    def is_official(self) -> bool:
-        """Whether the result may be compared with published ones, task by task."""
-        return (self.states, self.meshes, self.image_size, self.max_steps) == (
-            "official",
-            "stock",
-            OFFICIAL_IMAGE_SIZE,
-            None,
-        ) and (
-            self.episodes == OFFICIAL_TRIALS
-            and not (self.instruction_from or self.real_time or self.move_object)
-        )

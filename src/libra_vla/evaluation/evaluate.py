@@ -3,21 +3,22 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from libra_vla.errors import LibraError
-from libra_vla.evaluation.benchmark import LIBERO, Benchmark
-from libra_vla.evaluation.config import EvalConfig
+from libra_vla.evaluation.config import OFFICIAL_TRIALS, EvalConfig
 from libra_vla.evaluation.journal import Journal
+from libra_vla.evaluation.policies import LoadPolicy, load_policy
 from libra_vla.evaluation.results import results_of, summarise
 from libra_vla.evaluation.trial import Job, Trial, run_trial
 from libra_vla.execution.config import ExecutionConfig
 from libra_vla.files import write_json
-from libra_vla.simulation.suites import Task, parse_indices
+from libra_vla.simulation.benchmark import Benchmark, Task
+from libra_vla.simulation.registry import benchmark_of
 from libra_vla.versions import versions
 from libra_vla.workers import fan_out
 
@@ -28,7 +29,8 @@ def evaluate(
     config: EvalConfig,
     *,
     on_progress: OnProgress | None = None,
-    benchmark: Benchmark = LIBERO,
+    benchmark: Benchmark | None = None,
+    load_policy: LoadPolicy = load_policy,
     position: int = 0,
 ) -> dict[str, Any]:
     """Runs the evaluation and returns what it wrote to `results.json`.
@@ -36,7 +38,8 @@ def evaluate(
     Args:
         on_progress: called with each trial that ends, the number of finished ones and of all;
             by default a progress bar is shown.
-        benchmark: where tasks, scenes and policies come from.
+        benchmark: where tasks and scenes come from; by default the one that has the suite.
+        load_policy: where the policy comes from.
         position: line of the progress bar, for evaluations side by side.
 
     Raises:
@@ -45,21 +48,30 @@ def evaluate(
             `results.json` then holds what is known so far.
     """
     began = time.monotonic()
+    benchmark = benchmark or benchmark_of(config.suite)
+    benchmark.require(
+        meshes=config.meshes, spread=config.spread, moves=config.move_object is not None
+    )
+    config = replace(config, image_size=config.image_size or benchmark.image_size)
+    tasks = benchmark.choose(config.suite, config.tasks)
     suite = benchmark.tasks(config.suite)
-    tasks = _chosen(suite, config.tasks)
     instructed_by = _instructed_by(suite, tasks, config.instruction_from or {})
-    execution, described = _inspect(config, benchmark)
-    jobs = _jobs(config, benchmark, execution, tasks, instructed_by)
+    if config.instruction == "permuted":
+        instructed_by = permuted(tasks, benchmark.tells)
+        tasks = [task for task in tasks if task.index in instructed_by]
+    execution, described = _inspect(config, benchmark, load_policy)
+    jobs = _jobs(config, benchmark, load_policy, execution, tasks, instructed_by)
+    told = {job.task.index: job.instruction for job in jobs}
     journal = Journal(config.out, _identity(config, execution, described), resume=config.resume)
 
     def write(*, complete: bool) -> dict[str, Any]:
         trials = [journal.trials[key] for key in sorted(journal.trials)]
-        results = results_of(trials, tasks, instructed_by)
+        results = results_of(trials, tasks, instructed_by, told, explained=config.explain_failures)
         results |= {
             "complete": complete,
             "policy": described,
             "suite": config.suite,
-            "protocol": _protocol(config, tasks, benchmark.settle_steps),
+            "protocol": _protocol(config, tasks, benchmark),
             **asdict(execution),
             "seeds": {"evaluation": config.seed, "trial": "SeedSequence([seed, task, trial])"},
             "versions": versions(),
@@ -111,25 +123,19 @@ def _run(
                 on_progress(trial, len(done), len(jobs))
 
 
-def _inspect(config: EvalConfig, benchmark: Benchmark) -> tuple[ExecutionConfig, dict[str, Any]]:
+def _inspect(
+    config: EvalConfig, benchmark: Benchmark, load_policy: LoadPolicy
+) -> tuple[ExecutionConfig, dict[str, Any]]:
     """Loads the policy once, only to check the request against it and to say what it is."""
-    policy = benchmark.load_policy(config.policy, config.device)
+    policy = load_policy(config.policy, config.device)
+    policy.action_space.convention.require_equal(
+        benchmark.convention, mine="the policy", theirs=config.suite
+    )
     return config.execution.resolve(policy), policy.describe()
 
 
 def _key(job: Job) -> tuple[int, int]:
     return job.task.index, job.trial
-
-
-def _chosen(suite: Sequence[Task], text: str | None) -> list[Task]:
-    """Picks the tasks that "0,3" or "0-4" names, in the suite's order; all of them for None."""
-    known = {task.index for task in suite}
-    indices = parse_indices(text) or sorted(known)
-    if unknown_indices := set(indices) - known:
-        raise LibraError(
-            f"{suite[0].suite} has no task {min(unknown_indices)}: expected 0 to {max(known)}"
-        )
-    return [task for task in suite if task.index in indices]
 
 
 def _instructed_by(
@@ -146,15 +152,36 @@ def _instructed_by(
     return {task: known[other] for task, other in swaps.items()}
 
 
+def permuted(tasks: Sequence[Task], tells: Callable[[Task, Task], bool] | None) -> dict[int, Task]:
+    """Task index -> the next one of these tasks, round and round, that its scene can tell.
+
+    Raises:
+        LibraError: no scene can tell another task's goal.
+    """
+    found = {}
+    for position, task in enumerate(tasks):
+        others = (*tasks[position + 1 :], *tasks[:position])
+        if (other := next((o for o in others if tells and tells(task, o)), None)) is not None:
+            found[task.index] = other
+    if not found:
+        raise LibraError(
+            f"none of the {len(tasks)} tasks of {tasks[0].suite} can tell in its scene whether "
+            "another one's goal is reached: choose more tasks, or another suite"
+        )
+    return found
+
+
 def _jobs(
     config: EvalConfig,
     benchmark: Benchmark,
+    load_policy: LoadPolicy,
     execution: ExecutionConfig,
     tasks: Sequence[Task],
     instructed_by: Mapping[int, Task],
 ) -> list[Job]:
     """One job per trial, task by task, so that a worker can keep its environment."""
     jobs = []
+    recorded = config.episodes if config.videos == "failures" else config.videos
     for task in tasks:
         states = benchmark.official_states(task) if config.states == "official" else None
         if states is not None and config.episodes > len(states):
@@ -168,6 +195,7 @@ def _jobs(
                 Job(
                     policy=config.policy,
                     device=config.device,
+                    load_policy=load_policy,
                     execution=execution,
                     benchmark=benchmark,
                     task=task,
@@ -176,10 +204,13 @@ def _jobs(
                     init_state=None if states is None else states[trial],
                     spread=config.spread,
                     step_budget=config.max_steps or task.step_budget,
-                    image_size=config.image_size,
+                    image_size=config.image_size or benchmark.image_size,
                     meshes=config.meshes,
                     instructed_by=instructed_by.get(task.index),
-                    record=config.out if trial < config.videos else None,
+                    paraphrase=config.paraphrase,
+                    record=config.out if recorded > trial else None,
+                    failures_only=config.videos == "failures",
+                    explain=config.explain_failures,
                     timing=config.timing,
                     moved_object=config.moved_object,
                 )
@@ -187,17 +218,30 @@ def _jobs(
     return jobs
 
 
-def _protocol(config: EvalConfig, tasks: Sequence[Task], settle_steps: int) -> dict[str, Any]:
+def _is_official(config: EvalConfig, benchmark: Benchmark) -> bool:
+    """Whether nothing departs from the benchmark's protocol."""
+    changes = config.max_steps, config.instruction_from, config.real_time, config.move_object
+    chosen = (
+        config.instruction, config.states, config.meshes, config.image_size, config.episodes,
+    )  # fmt: skip
+    return not any(changes) and config.paraphrase is None and chosen == (
+        "own", "official", "stock", benchmark.image_size, OFFICIAL_TRIALS,
+    )  # fmt: skip
+
+
+def _protocol(config: EvalConfig, tasks: Sequence[Task], benchmark: Benchmark) -> dict[str, Any]:
     return {
-        "official": config.is_official,
+        "official": _is_official(config, benchmark),
         "trials": config.episodes,
-        "settle_steps": settle_steps,
+        "settle_steps": benchmark.settle_steps,
         "step_budget": config.max_steps or max(task.step_budget for task in tasks),
         "image_size": config.image_size,
         "initial_states": config.states,
         "spread": config.spread,
         "meshes": config.meshes,
         "moved_object": config.move_object,
+        "instruction": config.instruction,
+        "paraphrase": config.paraphrase,
         "time": asdict(config.timing),
     }
 

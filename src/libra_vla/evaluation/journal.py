@@ -53,13 +53,13 @@ class Journal:
 
     def append(self, trial: Trial) -> None:
         """Adds a finished trial; once this returns it is on the disk."""
+        self.trials[trial.key] = trial
         if not (self._folder / IDENTITY).exists():  # a start that fails at once leaves no folder
             write_json(self._folder / IDENTITY, self._identity)
         with clear_disk_errors(self._file), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(trial), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self.trials[trial.key] = trial
 
     def _read(self) -> None:
         if not self._file.exists():

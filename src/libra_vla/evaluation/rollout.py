@@ -5,49 +5,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
-from libra_vla.action_space import ActionConvention
 from libra_vla.errors import LibraError
 from libra_vla.execution.executor import Executor
 from libra_vla.execution.trace import ChunkRecord
 from libra_vla.observation import Observation
+from libra_vla.simulation.benchmark import Environment, Witness
+from libra_vla.simulation.events import Events
 
 log = logging.getLogger(__name__)
-
-
-class Environment(Protocol):
-    """What a rollout knows of a simulator; `libra_vla.simulation.libero.LiberoEnv` is one.
-
-    Attributes:
-        convention: what its raw actions mean.
-        cameras: which ones `observe` renders; may be changed at any time.
-    """
-
-    @property
-    def cameras(self) -> tuple[str, ...]: ...
-
-    @cameras.setter
-    def cameras(self, cameras: tuple[str, ...]) -> None: ...
-
-    @property
-    def convention(self) -> ActionConvention: ...
-
-    def reset(self, *, seed: int, init_state: np.ndarray | None, spread: float) -> object:
-        """Starts an episode and lets the scene settle."""
-        ...
-
-    def observe(self) -> Observation:
-        """Returns the present moment; renders, so it is called only when a policy looks."""
-        ...
-
-    def step(self, action: np.ndarray) -> bool:
-        """Carries one raw action [D] out; returns whether the task is solved."""
-        ...
-
-    def close(self) -> None: ...
 
 
 @dataclass
@@ -60,7 +28,8 @@ class Episode:
         error: the exception that ended it, in one line; such an episode is neither a success nor
             a failure.
         goal_elsewhere: whether the watched goal (of another task) was reached at some step; None
-            when none was watched.
+            when none was watched, or it held from the start.
+        events: what a witness saw; None without one, or after a success.
         positions: end-effector positions [3], m, one before each step and one after the last.
         states: proprioception float32 [S] the policy saw, one per chunk.
         frames: the first camera's image at each chunk and at the end, uint8 [height, width, 3];
@@ -73,6 +42,7 @@ class Episode:
     steps: int = 0
     error: str | None = None
     goal_elsewhere: bool | None = None
+    events: Events | None = None
     positions: list[np.ndarray] = field(default_factory=list)
     states: list[np.ndarray] = field(default_factory=list)
     frames: list[np.ndarray] = field(default_factory=list)
@@ -92,6 +62,7 @@ def rollout(
     spread: float = 0.0,
     instruction: str | None = None,
     watch: Callable[[], bool] | None = None,
+    witness: Callable[[], Witness] | None = None,
     record_frames: bool = False,
     events: Mapping[int, Callable[[], object]] | None = None,
     period_s: float | None = None,
@@ -105,7 +76,8 @@ def rollout(
         init_state: the simulator state to start from; None lets the environment draw one.
         spread: how far drawn object positions vary; see the environment.
         instruction: given to the policy instead of the task's own.
-        watch: another goal to keep an eye on; it does not end the episode.
+        watch: another goal to keep an eye on; whichever is reached first ends the episode.
+        witness: called after the reset; what it returns watches the episode.
         record_frames: keep images for a video.
         events: control step -> what happens to the scene just before it.
         period_s: seconds per control step where the clock sets the pace; None: as fast as it goes.
@@ -118,18 +90,21 @@ def rollout(
     policy.action_space.convention.require_equal(
         env.convention, mine="the policy", theirs="the environment"
     )
-    episode = Episode(goal_elsewhere=None if watch is None else False)
+    episode, witnessed = Episode(), None
     eyes, pace = _Eyes(env, episode, instruction, record_frames), _Pace(period_s)
     with _errors_kept_in(episode):
         executor.reset(seed)
         env.reset(seed=seed, init_state=init_state, spread=spread)
         eyes.ahead = eyes.observe()
+        witnessed = None if witness is None else witness()
+        watch = None if watch is None or watch() else watch
+        episode.goal_elsewhere = None if watch is None else False
     if episode.error is not None or eyes.ahead is None:
         return episode
     policy.observation_spec.check(eyes.ahead)
     with _errors_kept_in(episode):
         episode.positions.append(end_effector())
-        while episode.steps < step_budget and not episode.success:
+        while episode.steps < step_budget and not (episode.success or episode.goal_elsewhere):
             episode.overrun_steps += pace.wait()
             if happens := (events or {}).get(episode.steps):
                 happens()
@@ -139,8 +114,12 @@ def rollout(
             episode.success = bool(env.step(action))
             episode.steps += 1
             episode.positions.append(end_effector())
-            if watch is not None and not episode.goal_elsewhere:
+            if witnessed is not None:
+                witnessed.look()
+            if watch is not None and not episode.success:
                 episode.goal_elsewhere = watch()
+        if witnessed is not None and not episode.success:
+            episode.events = witnessed.events()
     with suppress(Exception):  # the outcome stands, with or without a last picture of it
         eyes.keep_frame(env.observe)
     episode.chunks, episode.control_ms = executor.trace, executor.control_ms

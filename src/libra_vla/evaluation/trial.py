@@ -4,18 +4,19 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from libra_vla.evaluation.benchmark import Benchmark, DescribedPolicy
-from libra_vla.evaluation.rollout import Environment, Episode, rollout
+from libra_vla.evaluation.failures import classify
+from libra_vla.evaluation.policies import DescribedPolicy, LoadPolicy
+from libra_vla.evaluation.rollout import Episode, rollout
 from libra_vla.evaluation.smoothness import smoothness
 from libra_vla.evaluation.timing import Timing
-from libra_vla.evaluation.video import write_video
+from libra_vla.evaluation.video import episode_files, write_video
 from libra_vla.execution.config import ExecutionConfig
 from libra_vla.execution.executor import Executor
 from libra_vla.execution.process import ProcessPlanner
@@ -23,7 +24,14 @@ from libra_vla.execution.protocol import Policy
 from libra_vla.execution.trace import trace_arrays
 from libra_vla.files import atomic_file
 from libra_vla.observation import Observation
-from libra_vla.simulation.suites import Task
+from libra_vla.paraphrases import paraphrase
+from libra_vla.simulation.benchmark import (
+    Benchmark,
+    Environment,
+    Task,
+    close_environment,
+    keep_environment,
+)
 
 
 @dataclass(frozen=True)
@@ -31,18 +39,23 @@ class Job:
     """What a worker needs to run one trial.
 
     Attributes:
+        load_policy: what loads `policy` on `device`.
         task, trial: which one; `trial` counts from 0 within its task.
         seed: of the scene's fixtures and of the policy's noise.
         init_state: official initial state, or None to draw one with `spread`.
         step_budget: control steps after settling.
         instructed_by: the task whose instruction the policy gets instead, or None.
+        paraphrase: number of the wording that the policy gets instead, or None.
         record: folder for this trial's video and trace, or None.
+        failures_only: record only a failure.
+        explain: run a failure again in synchronous mode without delay.
         timing: how time passes.
         moved_object: control step and metres by which the task's object is moved, or None.
     """
 
     policy: Path
     device: str
+    load_policy: LoadPolicy
     execution: ExecutionConfig
     benchmark: Benchmark
     task: Task
@@ -54,9 +67,22 @@ class Job:
     image_size: int
     meshes: str
     instructed_by: Task | None = None
+    paraphrase: int | None = None
     record: Path | None = None
+    failures_only: bool = False
+    explain: bool = False
     timing: Timing = field(default_factory=Timing)
     moved_object: tuple[int, float] | None = None
+
+    @property
+    def instruction(self) -> str:
+        """What the policy is told.
+
+        Raises:
+            LibraError: there is no such paraphrase.
+        """
+        words = (self.instructed_by or self.task).instruction
+        return words if self.paraphrase is None else paraphrase(words, self.paraphrase)
 
 
 @dataclass(frozen=True)
@@ -67,7 +93,9 @@ class Trial:
         task, trial, seed: as in `Job`.
         init_state: index of the official initial state; None if it was drawn.
         success, steps, error: as in `Episode`.
-        failure: class of the failure: "timeout", the step budget was used up; None if it is none.
+        failure: class of the failure at what the policy was told; None if it is none.
+        phase: how far an actuation failure came.
+        events: what happened in a failure, fields of `libra_vla.simulation.events.Events`.
         goal_elsewhere: whether the other task's goal was reached, where that can be told.
         smoothness: fields of `Smoothness`.
         plan_ms: one per chunk, None where no plan was made.
@@ -85,6 +113,8 @@ class Trial:
     steps: int = 0
     error: str | None = None
     failure: str | None = None
+    phase: str | None = None
+    events: dict[str, Any] | None = None
     goal_elsewhere: bool | None = None
     smoothness: dict[str, float | None] | None = None
     plan_ms: list[float | None] = field(default_factory=list)
@@ -117,9 +147,10 @@ def run_trial(job: Job) -> Trial:
         LibraError: the input is wrong for every trial alike (policy, robot, cameras, disk).
     """
     began = time.perf_counter()
-    policy = _policy(job.benchmark, job.policy, job.device)
+    policy = _policy(job.load_policy, job.policy, job.device)
     executor = _executor(job, policy)
-    env = _environment(job, policy.observation_spec.cameras)
+    env = keep_environment(job.benchmark, job.task, image_size=job.image_size, meshes=job.meshes)
+    env.cameras = policy.observation_spec.cameras  # only what this policy reads is rendered
     other = job.instructed_by
     with closing(executor):
         episode = rollout(
@@ -130,13 +161,17 @@ def run_trial(job: Job) -> Trial:
             init_state=job.init_state,
             spread=job.spread,
             step_budget=job.step_budget,
-            instruction=None if other is None else other.instruction,
+            instruction=job.instruction,
             watch=None if other is None else job.benchmark.watch_goal(env, other),
+            witness=None
+            if (witness := job.benchmark.witness) is None
+            else lambda: witness(env, other or job.task),
             record_frames=job.record is not None,
             events=_events(job, env),
             period_s=1.0 / _rate(executor) if job.timing.paced else None,
         )
-    if job.record is not None:
+    failed = episode.error is None and not (episode.success or episode.goal_elsewhere)
+    if job.record is not None and (failed or not job.failures_only):
         _save(
             episode,
             job.task,
@@ -147,8 +182,10 @@ def run_trial(job: Job) -> Trial:
             halts=[(h.step, h.steps, h.starved) for h in executor.halts],
         )
     if episode.error is not None:
-        _forget_scene()  # whatever broke may have left the simulator in no state to go on
-    failed = episode.error is None and not episode.success
+        close_environment()  # whatever broke may have left the simulator in no state to go on
+    failure, phase = classify(episode.events) if failed else (None, None)
+    if failed and job.explain and run_trial(_without_asynchrony(job)).success:
+        failure, phase = "asynchrony-induced", None
     measured = smoothness(
         np.reshape(episode.positions, (-1, 3)), [c.step for c in episode.chunks], _rate(executor)
     )
@@ -157,7 +194,9 @@ def run_trial(job: Job) -> Trial:
         success=episode.success,
         steps=episode.steps,
         error=episode.error,
-        failure="timeout" if failed else None,
+        failure=failure,
+        phase=phase,
+        events=None if episode.events is None else _rounded(asdict(episode.events)),
         goal_elsewhere=episode.goal_elsewhere,
         smoothness={k: _finite(v) for k, v in asdict(measured).items()},
         plan_ms=[None if c.plan_ms is None else round(c.plan_ms, 4) for c in episode.chunks],
@@ -171,13 +210,20 @@ def run_trial(job: Job) -> Trial:
     )
 
 
+def _without_asynchrony(job: Job) -> Job:
+    """The same trial with a fresh plan for every chunk, in a world that waits for it."""
+    execution = replace(job.execution, mode="synchronous")
+    return replace(job, execution=execution, timing=Timing(), record=None, explain=False)
+
+
 def _executor(job: Job, policy: DescribedPolicy) -> Executor:
     mode, timing = job.execution.mode, job.timing
+    source = job.load_policy, job.policy, job.device
     rate = policy.action_space.convention.rate_hz
     return Executor(
         policy,
         job.execution,
-        planner=timing.background(policy, lambda: _process(job.benchmark, job.policy, job.device)),
+        planner=timing.background(policy, lambda: _process(*source)),
         latency=timing.latency(mode, rate),
     )
 
@@ -186,9 +232,10 @@ def _events(job: Job, env: Environment) -> dict[int, Callable[[], object]]:
     """What happens to the scene at which control step."""
     if job.moved_object is None:
         return {}
-    step, metres = job.moved_object
+    (step, metres), move = job.moved_object, job.benchmark.move_object
+    assert move is not None, "the request was checked"
     rng = np.random.default_rng(job.seed)
-    return {step: lambda: job.benchmark.move_object(env, metres, rng)}
+    return {step: lambda: move(env, metres, rng)}
 
 
 def _rate(executor: Executor) -> float:
@@ -203,9 +250,18 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def _rounded(value: Any) -> Any:
+    """Nested values with floats to a tenth of a millimetre; what is infinite is None."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return value if not isinstance(value, float) else _finite(round(value, 4))
+
+
 @cache
-def _policy(benchmark: Benchmark, folder: Path, device: str) -> DescribedPolicy:
-    policy = benchmark.load_policy(folder, device)
+def _policy(load_policy: LoadPolicy, folder: Path, device: str) -> DescribedPolicy:
+    policy = load_policy(folder, device)
     _warm_up(policy)
     return policy
 
@@ -223,31 +279,11 @@ def _nothing(policy: Policy) -> Observation:
 
 
 @cache
-def _process(benchmark: Benchmark, folder: Path, device: str) -> ProcessPlanner:
+def _process(load_policy: LoadPolicy, folder: Path, device: str) -> ProcessPlanner:
     """A second copy of the policy, warmed up as well; it ends with this worker."""
-    planner = ProcessPlanner(benchmark.load_policy, [str(folder), device])
-    planner.plan(_nothing(_policy(benchmark, folder, device)))
+    planner = ProcessPlanner(load_policy, [str(folder), device])
+    planner.plan(_nothing(_policy(load_policy, folder, device)))
     return planner
-
-
-_scene: dict[tuple[object, ...], Environment] = {}
-"""The environment of the task at hand: one per process, for they are large."""
-
-
-def _environment(job: Job, cameras: tuple[str, ...]) -> Environment:
-    key = (job.task.suite, job.task.index, job.image_size, job.meshes)
-    if key not in _scene:
-        _forget_scene()
-        _scene[key] = job.benchmark.make_env(
-            job.task, image_size=job.image_size, meshes=job.meshes, cameras=cameras
-        )
-    _scene[key].cameras = cameras  # only what this policy reads is rendered
-    return _scene[key]
-
-
-def _forget_scene() -> None:
-    while _scene:
-        _scene.popitem()[1].close()
 
 
 def _save(
@@ -261,9 +297,9 @@ def _save(
     halts: list[tuple[int, int, bool]],
 ) -> None:
     """Writes the video (frames as the policy saw them, in real time) and the trace."""
-    name = f"task{task.index:02d}_trial{trial:03d}"
+    film, trace = episode_files(folder, task.index, trial)
     if episode.frames:
-        write_video(folder / "videos" / f"{name}.mp4", episode.frames, fps=frame_rate)
+        write_video(film, episode.frames, fps=frame_rate)
     if episode.chunks:
         arrays = trace_arrays(episode.chunks)
         arrays["positions"] = np.array(episode.positions)
@@ -271,5 +307,5 @@ def _save(
         arrays["control_ms"] = np.array(episode.control_ms)
         arrays["plans"] = np.array(plans, dtype=np.int64).reshape(-1, 3)
         arrays["halts"] = np.array(halts, dtype=np.int64).reshape(-1, 3)
-        with atomic_file(folder / "traces" / f"{name}.npz") as partial:
+        with atomic_file(trace) as partial:
             np.savez_compressed(partial, **arrays)  # pyright: ignore[reportArgumentType]

@@ -9,6 +9,12 @@ import numpy as np
 from libra_vla.files import atomic_file
 
 
+def episode_files(folder: Path, task: int, trial: int) -> tuple[Path, Path]:
+    """Where an evaluation keeps the film (mp4) and the trace (npz) of an episode it recorded."""
+    name = f"task{task:02d}_trial{trial:03d}"
+    return folder / "videos" / f"{name}.mp4", folder / "traces" / f"{name}.npz"
+
+
 def write_video(target: Path | str, frames: Sequence[np.ndarray], *, fps: float) -> None:
     """Writes frames, uint8 [height, width, 3] RGB with even sides, atomically.
 

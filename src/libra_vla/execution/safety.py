@@ -75,7 +75,7 @@ class Safety:
         if not np.isfinite(safe).all():
             self.interventions["not finite"] += 1
             return self.rest()
-        bounded = np.clip(safe, self._low, self._high)
+        bounded = np.minimum(np.maximum(safe, self._low), self._high)  # np.clip takes twice as long
         if (np.abs(bounded - safe) > self._slack).any():
             self.interventions["clamped"] += 1
         safe = self._within_reach(self._rate_limited(bounded))

@@ -36,6 +36,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("success", lambda r: f"{r['successes']}/{r['episodes'] - r['errors']}"),
     ("95%", lambda r: f"{100 * r['ci95'][0]:.0f}–{100 * r['ci95'][1]:.0f}"),
     ("paired", lambda r: _paired(r["paired"])),
+    ("induced", lambda r: _induced(r)),
     ("steps", lambda r: _short(r["steps"])),
     ("jerk", lambda r: _short(r["mean_jerk"])),
     ("jump", lambda r: _short(r["boundary_jump"])),
@@ -52,7 +53,8 @@ LEGEND = (
     "relative to that elsewhere; age of the observation behind an action, mean and largest, in "
     "control steps; how often the robot starved; control steps in which it stood still; those on "
     "an intent that was kept; plans that were made again. Paired: success in points against the "
-    "synchronous mode without delay, from the same states, with its 95% interval."
+    "synchronous mode without delay, from the same states, with its 95% interval. Induced: of all "
+    "failures, those of trials that succeed there."
 )
 
 
@@ -168,6 +170,11 @@ def _paired(found: Mapping[str, Any] | None) -> str:
         return "–"
     low, high = found["ci95"]
     return f"{100 * found['difference']:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]"
+
+
+def _induced(row: Row) -> str:
+    failed = row["episodes"] - row["errors"] - row["successes"]
+    return "–" if row["paired"] is None else f"{row['paired']['worse']}/{failed}"
 
 
 def _short(value: float | None) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from libra_vla.errors import LibraError
 from libra_vla.evaluation.statistics import wilson
 from libra_vla.reports.trace import EpisodeTrace
@@ -165,6 +167,25 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """Stills of one failed episode.
+
+    Attributes:
+        kind, phase: class of the failure, and how far an actuation failure came.
+        instruction, trial: of the episode.
+        frames: uint8 [K, h, w, 3], upright.
+        steps: int [K], the control step of each.
+    """
+
+    kind: str
+    phase: str | None
+    instruction: str
+    trial: int
+    frames: np.ndarray
+    steps: np.ndarray
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything on the page; what is left empty is left out of it.
 
@@ -174,6 +195,7 @@ class Report:
         curves: training of the policies.
         traces: episodes to be drawn, the most instructive one first.
         clips: films; the first is shown beside the headline.
+        strips: stills of failures, one per class.
         results: `results.json` of the headline's arm.
         facts: further lines of "How this was made", for instance demonstrations and seeds.
         commands: what to type to get the same.
@@ -184,6 +206,7 @@ class Report:
     curves: tuple[Curves, ...] = ()
     traces: tuple[EpisodeTrace, ...] = ()
     clips: tuple[Clip, ...] = ()
+    strips: tuple[Strip, ...] = ()
     results: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()

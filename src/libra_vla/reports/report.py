@@ -4,6 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from libra_vla.files import write_text
+from libra_vla.reports.failures import failures, reading
 from libra_vla.reports.inputs import Report
 from libra_vla.reports.markup import Child, Markup, tag
 from libra_vla.reports.sections import hero, how_it_works, latency, making, success, training
@@ -36,6 +37,8 @@ def render(report: Report) -> str:
         report.title,
         hero(report),
         success(report),
+        reading(report),
+        failures(report),
         how_it_works(report),
         training(report),
         latency(report),

@@ -10,6 +10,7 @@ import numpy as np
 from libra_vla.action_space import ActionSpace
 from libra_vla.data.video import read_video
 from libra_vla.errors import LibraError
+from libra_vla.evaluation.video import episode_files
 from libra_vla.files import read_json
 
 FIELDS = ("step", "plan_step", "coarse", "confidence", "actions", "executed")
@@ -131,9 +132,9 @@ def load_trace(folder: Path | str, *, task: int, trial: int, space: ActionSpace)
     Raises:
         LibraError: the episode was not recorded, or its files are damaged.
     """
-    folder, name = Path(folder), f"task{task:02d}_trial{trial:03d}"
+    folder = Path(folder)
     results = read_json(folder / "results.json")
-    path, video = folder / "traces" / f"{name}.npz", folder / "videos" / f"{name}.mp4"
+    video, path = episode_files(folder, task, trial)
     try:
         outcome = next(t for t in results["trials"] if (t["task"], t["trial"]) == (task, trial))
         instruction = next(t["instruction"] for t in results["tasks"] if t["index"] == task)

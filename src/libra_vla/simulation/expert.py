@@ -1,26 +1,22 @@
 """The scripted expert for LIBERO: the goals of a task, and a skill for each of them."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from libra_vla.errors import LibraError
+from libra_vla.simulation.benchmark import Task
 from libra_vla.simulation.goals import Goal, is_oven, is_pushed, task_goals
+from libra_vla.simulation.libero import LiberoEnv
 from libra_vla.simulation.scene import Scene
 from libra_vla.simulation.skills.handles import OpenDrawer, TurnKnob
 from libra_vla.simulation.skills.pick_place import PickAndPlace
 from libra_vla.simulation.skills.pushing import CloseDoor, CloseDrawer, PushPlate
 from libra_vla.simulation.skills.skill import Skill
 
-if TYPE_CHECKING:
-    from libra_vla.simulation.libero import LiberoEnv
-    from libra_vla.simulation.suites import Task
-
 ATTEMPTS = 2
 """Skills started for one goal before the expert gives up; a skill tries more than once itself."""
 
 
-def supports(task: "Task") -> bool:
+def supports(task: Task) -> bool:
     """Tells whether the expert has the skills for a task."""
     try:
         task_goals(task)
@@ -45,7 +41,7 @@ class ScriptedExpert:
         LibraError: the task asks for something there is no skill for.
     """
 
-    def __init__(self, env: "LiberoEnv", *, seed: int = 0) -> None:
+    def __init__(self, env: LiberoEnv, *, seed: int = 0) -> None:
         self.env, self.seed = env, seed
         self._goals = task_goals(env.task)
         self.done, self.succeeded = False, False

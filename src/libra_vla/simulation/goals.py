@@ -1,13 +1,14 @@
 """What a task asks for, read from its own file and put into the order in which it can be done."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from libra_vla.errors import LibraError
-
-if TYPE_CHECKING:
-    from libra_vla.simulation.suites import Task
+from libra_vla.simulation.benchmark import Task
+from libra_vla.simulation.rendering import choose_backend
+from libra_vla.simulation.suites import bddl_file
 
 TABLES = {f"{room}_table" for room in ("main", "kitchen", "living_room", "study", "coffee")} | {
     "floor"
@@ -43,15 +44,18 @@ class Goal:
         return tuple(part for part in parts if part is not None)
 
 
-def task_goals(task: "Task") -> tuple[Goal, ...]:
+def task_goals(task: Task) -> tuple[Goal, ...]:
     """Returns the goals of a task in the order in which to bring them about.
 
     Raises:
         LibraError: there is no skill for one of them.
     """
+    # Reading a goal imports the simulator, which looks for its renderer then.
+    choose_backend()
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     from libero.libero.envs.bddl_utils import robosuite_parse_problem
 
-    problem = robosuite_parse_problem(task.bddl_file)
+    problem = robosuite_parse_problem(str(bddl_file(task)))
     asked = [(predicate.lower(), *names) for predicate, *names in problem["goal_state"]]
     for goal in asked:
         if not _feasible(goal, problem):

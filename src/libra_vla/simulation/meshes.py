@@ -13,6 +13,8 @@ KEEP = 0.08
 """Share of the faces that is kept, but for..."""
 SMALLEST = 2500
 """...the faces that every mesh keeps: below, thin plates and handles get holes."""
+LINKS, LINK_FACES = "robot0_link", 1000
+"""Bodies of the arm, thick and never handled, and what each of their meshes keeps."""
 
 
 def decimate(model: Any) -> float:
@@ -25,18 +27,24 @@ def decimate(model: Any) -> float:
     used = {int(i) for i in model.geom_dataid[visual] if i >= 0}
     colliding = {int(i) for i in model.geom_dataid[~visual] if i >= 0}
     before = int(model.mesh_facenum.sum())
+    links = {
+        int(model.geom_dataid[geom])
+        for geom in range(model.ngeom)
+        if model.body(model.geom_bodyid[geom]).name.startswith(LINKS)
+    }
     for mesh in sorted(used - colliding):
-        if model.mesh_facenum[mesh] > 2 * SMALLEST:
-            _decimate_mesh(model, mesh)
+        count = int(model.mesh_facenum[mesh])
+        wanted = LINK_FACES if mesh in links else max(SMALLEST, int(KEEP * count))
+        if count > 2 * wanted:
+            _decimate_mesh(model, mesh, wanted)
     return int(model.mesh_facenum.sum()) / before
 
 
-def _decimate_mesh(model: Any, mesh: int) -> None:
+def _decimate_mesh(model: Any, mesh: int, wanted: int) -> None:
     start, count = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
     rows = slice(start, start + count)
     vertices = model.mesh_vert[model.mesh_vertadr[mesh] :][: model.mesh_vertnum[mesh]]
     faces = np.array(model.mesh_face[rows])
-    wanted = max(SMALLEST, int(KEEP * count))
     # The number of faces falls with the square of the cell; a few bisections come close enough.
     low, high = 1e-3, 0.5
     kept = np.arange(count)

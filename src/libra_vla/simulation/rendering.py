@@ -1,9 +1,13 @@
-"""Headless rendering: which OpenGL library is here, chosen before MuJoCo is imported."""
+"""Headless rendering: which OpenGL library is here, and drawing only what a camera can see."""
 
 import ctypes.util
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from libra_vla.errors import LibraError
 
@@ -11,6 +15,10 @@ LIBRARIES = {"osmesa": "OSMesa", "egl": "EGL"}
 """MUJOCO_GL value -> system library; OSMesa first, the faster one on a CPU."""
 
 REMEDY = "sudo apt-get install libosmesa6 (or libegl1, where there is none)"
+
+
+HIDDEN_GROUP = 5
+"""A group of geoms that is not drawn."""
 
 
 def available() -> list[str]:
@@ -27,7 +35,7 @@ def probe() -> dict[str, Any]:
 
 
 def choose_backend() -> str:
-    """Sets MUJOCO_GL, unless the user has, and returns it.
+    """Sets MUJOCO_GL, unless the user has, and returns it; to be called before importing MuJoCo.
 
     Raises:
         LibraError: Linux without any library to render with.
@@ -41,3 +49,27 @@ def choose_backend() -> str:
         raise LibraError(f"no headless OpenGL library was found: {REMEDY}")
     os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"] = found[0]
     return found[0]
+
+
+def visible_geoms(model: Any, data: Any, camera: int) -> np.ndarray:
+    """Which geoms' bounding spheres reach into a square view of `camera`, bool [geoms]."""
+    half = np.deg2rad(model.cam_fovy[camera]) / 2.0
+    x, y, z = ((data.geom_xpos - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)).T
+    radius = model.geom_rbound + 0.01
+    aside = np.maximum(abs(x), abs(y)) * np.cos(half) + z * np.sin(half)  # it looks along -z
+    unbounded = model.geom_rbound == 0
+    return unbounded | ((aside <= radius) & (z <= radius))
+
+
+@contextmanager
+def drawing_only(model: Any, geoms: np.ndarray) -> Iterator[None]:
+    """Leaves the other geoms out of a scene that is updated meanwhile.
+
+    Those out of view change no pixel, but MuJoCo would send them to the rasteriser all the same.
+    """
+    groups = np.array(model.geom_group)
+    model.geom_group[~geoms] = HIDDEN_GROUP
+    try:
+        yield
+    finally:
+        model.geom_group[:] = groups

@@ -33,6 +33,11 @@ class Scene:
         robot = robosuite_env.robots[0]
         self._site = robot.eef_site_id
         self._fingers = robot._ref_gripper_joint_pos_indexes
+        self._finger_of = {
+            self.model.geom(name).id: side
+            for side in ("left", "right")
+            for name in robot.gripper.important_geoms[f"{side}_finger"]
+        }
         self.base = np.array(self.data.body("robot0_base").xpos)
         self._surfaces = self._sample_surfaces()
 
@@ -40,6 +45,22 @@ class Scene:
         """Position [3] (m) and rotation [3, 3] of the grip site; its z axis is the approach."""
         position = np.array(self.data.site_xpos[self._site])
         return position, np.array(self.data.site_xmat[self._site]).reshape(3, 3)
+
+    def fingers_on(self, root: int) -> int:
+        """How many of the two fingers touch something that hangs on the body `root`."""
+        touched = set()
+        for contact in self.data.contact[: self.data.ncon]:
+            pair = int(contact.geom1), int(contact.geom2)
+            for geom, other in (pair, pair[::-1]):
+                finger = self._finger_of.get(geom)
+                if finger and self._hangs_on(int(self.model.geom_bodyid[other]), root):
+                    touched.add(finger)
+        return len(touched)
+
+    def _hangs_on(self, body: int, root: int) -> bool:
+        while body > root:  # a body's number is larger than its parent's
+            body = int(self.model.body_parentid[body])
+        return body == root
 
     def opening(self) -> float:
         """Metres between the fingers, 0 to 0.08."""

@@ -2,13 +2,13 @@
 
 import ast
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from libra_vla.errors import LibraError, unknown
+from libra_vla.simulation.benchmark import Task
 
 STEP_BUDGETS = {
     "libero_spatial": 220,
@@ -22,27 +22,6 @@ STEP_BUDGETS = {
 SUITES = tuple(STEP_BUDGETS)
 SETTLE_STEPS = 10
 """Control steps with the gripper open and no motion before an episode begins."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task of a suite.
-
-    Attributes:
-        suite: name of the suite.
-        index: position in the suite's official order.
-        name: file name without extension.
-        instruction: what the policy is told, as the benchmark words it.
-        bddl_file: path of the scene and goal description.
-        step_budget: control steps after settling.
-    """
-
-    suite: str
-    index: int
-    name: str
-    instruction: str
-    bddl_file: str
-    step_budget: int
 
 
 def package_folder() -> Path:
@@ -62,13 +41,14 @@ def package_folder() -> Path:
 def load_tasks(suite: str, indices: Sequence[int] | None = None) -> list[Task]:
     """Returns the tasks of a suite, or those at `indices`, in the order asked for.
 
+    Their names are the benchmark's file names, their instructions its own words.
+
     Raises:
         LibraError: unknown suite (with the nearest match) or task index.
     """
     if suite not in SUITES:
         raise unknown("suite", suite, SUITES)
-    folder = package_folder()
-    names = _task_map(folder)[suite]
+    names = _task_map(package_folder())[suite]
     if indices is None:
         indices = range(len(names))
     for index in indices:
@@ -80,28 +60,15 @@ def load_tasks(suite: str, indices: Sequence[int] | None = None) -> list[Task]:
             index=index,
             name=names[index],
             instruction=_instruction(names[index]),
-            bddl_file=str(folder / "bddl_files" / suite / f"{names[index]}.bddl"),
             step_budget=STEP_BUDGETS[suite],
         )
         for index in indices
     ]
 
 
-def parse_indices(text: str | None) -> list[int] | None:
-    """Reads "0,3" or "0-4,7" as task indices; None stays None.
-
-    Raises:
-        LibraError: anything else.
-    """
-    if text is None:
-        return None
-    indices: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise LibraError(f"tasks are '{text}': expected numbers such as 0,3 or 0-4")
-        indices.extend(range(int(first), int(last or first) + 1))
-    return list(dict.fromkeys(indices))
+def bddl_file(task: Task) -> Path:
+    """Returns the file that describes a task's scene and goal."""
+    return package_folder() / "bddl_files" / task.suite / f"{task.name}.bddl"
 
 
 def official_states(task: Task) -> np.ndarray:

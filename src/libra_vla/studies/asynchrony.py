@@ -18,13 +18,14 @@ import numpy as np
 from tqdm import tqdm
 
 from libra_vla.errors import LibraError, unknown
-from libra_vla.evaluation.benchmark import LIBERO, Benchmark
 from libra_vla.evaluation.config import EvalConfig, States
 from libra_vla.evaluation.evaluate import evaluate
+from libra_vla.evaluation.policies import LoadPolicy, load_policy
 from libra_vla.evaluation.statistics import paired_difference
 from libra_vla.execution.config import Mode
 from libra_vla.files import read_json, require_absent, write_json
 from libra_vla.reports.asynchrony import write_report
+from libra_vla.simulation.benchmark import Benchmark
 from libra_vla.versions import versions
 from libra_vla.workers import fan_out
 
@@ -40,7 +41,7 @@ class AsynchronyConfig:
         policy: folder that `libra train --out` wrote; with M = 5 to study all of them.
         suite: name of the suite.
         out: folder for `study.json`, `report.html` and one evaluation per cell.
-        tasks: indices of the tasks, such as "0,3" or "0-4"; all by default.
+        tasks: indices or names of the tasks, such as "0,3" or "0-4"; all by default.
         episodes: trials per task and cell.
         modes: of execution.
         horizon_factors: M; those that the policy was not trained for are left out. Without effect
@@ -72,7 +73,7 @@ class AsynchronyConfig:
     spread: float = 0.0
     seed: int = 0
     meshes: str = "stock"
-    image_size: int = 256
+    image_size: int | None = None
     max_steps: int | None = None
     move_object: str | None = None
     device: str = "cpu"
@@ -106,20 +107,28 @@ class Cell:
 
 
 def study_asynchrony(
-    config: AsynchronyConfig, *, benchmark: Benchmark = LIBERO, quiet: bool = False
+    config: AsynchronyConfig,
+    *,
+    benchmark: Benchmark | None = None,
+    load_policy: LoadPolicy = load_policy,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Runs what is missing and returns what it wrote to `study.json`.
+
+    Args:
+        benchmark, load_policy: of `evaluate`.
+        quiet: show no progress.
 
     Raises:
         LibraError: the configuration or the policy does not fit, or the folder holds another study.
         KeyboardInterrupt: stopped; the same command goes on.
     """
-    policy = benchmark.load_policy(config.policy, config.device)
+    policy = load_policy(config.policy, config.device)
     described = policy.describe()
     if config.overlap >= policy.chunk:
         raise LibraError(f"overlap is {config.overlap}: a chunk holds H = {policy.chunk} actions")
     jobs = [
-        CellJob(cell, _evaluation(config, cell, policy.chunk), benchmark)
+        CellJob(cell, _evaluation(config, cell, policy.chunk), benchmark, load_policy)
         for cell in grid(config, policy.horizon_factor)
     ]
     for job in jobs:  # what no cell can do is said at once
@@ -166,7 +175,8 @@ class CellJob:
 
     cell: Cell
     evaluation: EvalConfig
-    benchmark: Benchmark
+    benchmark: Benchmark | None
+    load_policy: LoadPolicy
 
     @property
     def results(self) -> dict[str, Any] | None:
@@ -178,7 +188,12 @@ class CellJob:
 
 def run_cell(job: CellJob) -> None:
     """Evaluates in a worker process, which keeps its simulator from cell to cell."""
-    evaluate(job.evaluation, benchmark=job.benchmark, on_progress=lambda *_: None)
+    evaluate(
+        job.evaluation,
+        benchmark=job.benchmark,
+        load_policy=job.load_policy,
+        on_progress=lambda *_: None,
+    )
 
 
 def _evaluation(config: AsynchronyConfig, cell: Cell, chunk: int) -> EvalConfig:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from libra_vla.action_space import Normalisation
+from libra_vla.errors import LibraError
 
 Curriculum = Literal["dynamic", "teacher_forcing", "none"]
 
@@ -29,6 +30,8 @@ class TrainConfig:
         draws: noise draws per encoded image.
         shift: random-shift augmentation, largest shift as a share of the image side.
         jitter: random brightness and contrast, largest relative change.
+        paraphrase: probability with which a sample's instruction is put into other words; see
+            `libra_vla.paraphrases`.
         curriculum: intents the refiner is trained on: "dynamic" (true ones until the planner's
             accuracy reaches `curriculum_accuracy`, then the planner's), "teacher_forcing" (true
             ones throughout), "none" (the planner's throughout).
@@ -62,6 +65,7 @@ class TrainConfig:
     draws: int = 2
     shift: float = 0.06
     jitter: float = 0.15
+    paraphrase: float = 0.0
     curriculum: Curriculum = "dynamic"
     curriculum_accuracy: float = 0.8
     curriculum_latest: float = 0.6
@@ -75,3 +79,7 @@ class TrainConfig:
     threads: int = 0
     save_every: int = 500
     log_every: int = 20
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.paraphrase <= 1.0:
+            raise LibraError(f"paraphrase is {self.paraphrase}: expected a probability, 0 to 1")

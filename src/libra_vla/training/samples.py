@@ -10,16 +10,30 @@ from libra_vla.action_space import ActionSpace
 from libra_vla.config import PolicyConfig
 from libra_vla.data.frames import FrameStore
 from libra_vla.data.lerobot import LeRobotDataset
+from libra_vla.paraphrases import HELD_OUT, paraphrases
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.policy import LibraPolicy, StateStatistics
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random shift (share of the image side) and brightness and contrast (relative change)."""
+    """Random shift (share of the image side), brightness and contrast (relative change), and other
+    words (probability)."""
 
     shift: float = 0.0
     jitter: float = 0.0
+    paraphrase: float = 0.0
+
+    def words(self, instructions: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+        """Instructions, some of them in other words; those kept for evaluation are never used."""
+        if self.paraphrase == 0.0:
+            return tuple(instructions)
+        chosen = rng.random(len(instructions)) < self.paraphrase
+        drawn = rng.random(len(instructions))
+        return tuple(
+            _other_words(text, draw) if other else text
+            for text, other, draw in zip(instructions, chosen, drawn, strict=True)
+        )
 
     def apply(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Frames uint8 [B, C, h, w, 3] -> float32 [B, C, 3, h, w] in [0, 1].
@@ -44,6 +58,12 @@ class Augmentation:
             images += 0.5 + offset
             np.clip(images, 0.0, 1.0, out=images)
         return images
+
+
+def _other_words(instruction: str, draw: float) -> str:
+    """A paraphrase for training, by a number in [0, 1); the instruction itself if it has none."""
+    known = [p for k, p in enumerate(paraphrases(instruction)) if k != HELD_OUT]
+    return known[int(draw * len(known))] if known else instruction
 
 
 class Samples:
@@ -106,9 +126,10 @@ class Samples:
         planned = current - offset
         coarse, coarse_valid = self._ahead(self.coarse, planned, config.macro_horizon)
         actions, actions_valid = self._ahead(self.actions, current, config.chunk)
+        words = augmentation.words(self.instruction[current].tolist(), rng)
         return Batch(
-            planned=self._moment(planned, augmentation, rng),
-            current=self._moment(current, augmentation, rng),
+            planned=self._moment(planned, words, augmentation, rng),
+            current=self._moment(current, words, augmentation, rng),
             offset=torch.from_numpy(offset),
             coarse=torch.from_numpy(coarse),
             coarse_valid=torch.from_numpy(coarse_valid),
@@ -125,7 +146,11 @@ class Samples:
         return table[np.minimum(wanted, last)], wanted <= last
 
     def _moment(
-        self, rows: np.ndarray, augmentation: Augmentation, rng: np.random.Generator
+        self,
+        rows: np.ndarray,
+        words: tuple[str, ...],
+        augmentation: Augmentation,
+        rng: np.random.Generator,
     ) -> Moment:
         if self.frames is None:
             size = self.config.image_size
@@ -135,5 +160,5 @@ class Samples:
         return Moment(
             images=torch.from_numpy(images),
             state=torch.from_numpy(self.states[rows]),
-            instructions=tuple(self.instruction[rows]),
+            instructions=words,
         )

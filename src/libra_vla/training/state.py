@@ -9,8 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from libra_vla.config import defaults_of
 from libra_vla.errors import LibraError
 from libra_vla.files import atomic_folder, read_json, write_json
+from libra_vla.training.config import TrainConfig
 from libra_vla.training.curriculum import CurriculumState
 
 TENSORS, RECORD = "state.safetensors", "state.json"
@@ -69,9 +71,10 @@ class TrainingState:
             LibraError: damaged files, or a run with other settings, which are named.
         """
         record = read_json(folder / RECORD)
-        differing = [k for k in run if record["run"].get(k) != run[k]]
+        before = defaults_of(TrainConfig) | record["run"]
+        differing = [k for k in run if before.get(k) != run[k]]
         if differing:
-            was = ", ".join(f"{k} was {record['run'].get(k)!r}, is {run[k]!r}" for k in differing)
+            was = ", ".join(f"{k} was {before.get(k)!r}, is {run[k]!r}" for k in differing)
             raise LibraError(f"cannot resume {folder.parent}: {was}; use the same settings")
         try:
             tensors = load_file(folder / TENSORS)

@@ -125,7 +125,7 @@ class Run:
         rng = np.random.default_rng((config.seed, state.step))
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
         batch = self.samples.batch(
-            rng, config.batch_size, Augmentation(config.shift, config.jitter)
+            rng, config.batch_size, Augmentation(config.shift, config.jitter, config.paraphrase)
         )
         predicted = state.curriculum.predicted_intents(state.step)
         rate = learning_rate(config, state.step)

@@ -53,11 +53,19 @@ class Handle(Skill):
     def __init__(self, scene: Scene, goal: Goal) -> None:
         super().__init__(scene, goal)
         self._joint = scene.joint(goal.target)
-        hand, _ = scene.hand()
+        hand, frame = scene.hand()
+        if scene.fingers_on(self._joint.body) == 2:  # whoever took hold of it
+            self._hold(hand, frame)
+            self._enter(self._move)
+            return
         site, _ = self._pose()
         top = highest(scene.points(), hand, site, CORRIDOR)
         self._transit = top + CLEARANCE + FINGER_TIP
         self._enter(self._approach)
+
+    def _hold(self, hand: np.ndarray, frame: np.ndarray) -> None:
+        """Remembers how the handle was grasped."""
+        self._held, self._held_frame, self._held_value = hand, frame, self._joint.value
 
     @abstractmethod
     def _pose(self) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +90,7 @@ class Handle(Skill):
         self.phase = "close"
         at_rest = abs(self._opening - self._opening_before) < FINGERS_STOPPED
         if self._steps > CLOSE_STEPS and at_rest:
-            self._held, self._held_frame, self._held_value = hand, frame, self._joint.value
+            self._hold(hand, frame)
             return self._go(self._move, hand, frame)
         return action(STAY, STAY, gripper=1.0)
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from libra_vla.simulation.goals import Goal, is_drawer
-from libra_vla.simulation.grasping import FINGER_TIP, Grasp
+from libra_vla.simulation.grasping import FINGER_TIP, Grasp, present_grasp
 from libra_vla.simulation.scene import Scene
 from libra_vla.simulation.skills.grips import choose_grasp
 from libra_vla.simulation.skills.motion import (
@@ -51,7 +51,10 @@ class PickAndPlace(Skill):
         assert goal.receptacle is not None
         self._receptacle = goal.receptacle
         self._failed: list[Grasp] = []
-        self._begin()
+        if scene.fingers_on(scene.env.obj_body_id[goal.target]) == 2:
+            self._take_over()
+        else:
+            self._begin()
 
     # Stages
 
@@ -148,6 +151,15 @@ class PickAndPlace(Skill):
         site = position + rotation @ grasp.offset
         self._transit = highest(scene.points(), hand, site, CORRIDOR) + CLEARANCE + FINGER_TIP
         return self._enter(self._approach)
+
+    def _take_over(self) -> None:
+        """Goes on with what is in the hand already, whoever grasped it."""
+        scene, (hand, frame) = self.scene, self.scene.hand()
+        position, rotation = scene.pose(self.goal.target)
+        self._grasp = present_grasp(hand, frame, position, rotation, scene.opening())
+        self._held = frame.T @ (position - hand)
+        self._plan_transport(position)
+        self._enter(self._transport)
 
     def _plan_transport(self, position: np.ndarray) -> None:
         """Plans how high to carry the object and where to let go of it."""

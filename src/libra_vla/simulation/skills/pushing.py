@@ -62,14 +62,18 @@ class Push(Skill):
     _start: np.ndarray
     _rotation: np.ndarray
     _back: np.ndarray
+    _release: np.ndarray
 
     def __init__(self, scene: Scene, goal: Goal) -> None:
         super().__init__(scene, goal)
         self._plan()
         hand, _ = scene.hand()
-        self._release = hand
         self._transit = highest(scene.points(), hand, self._start, RUN_UP) + CLEARANCE
-        self._enter(self._approach)
+        self._enter(self._push if self._touches() else self._approach)
+
+    def _touches(self) -> bool:
+        """Whether somebody brought the hand there already."""
+        return False
 
     @abstractmethod
     def _plan(self) -> None:
@@ -107,6 +111,9 @@ class CloseDrawer(Push):
         self._start = self._bar() + RUN_UP * self._outwards
         self._back = (self._outwards + UP) / np.sqrt(2.0)
 
+    def _touches(self) -> bool:
+        return self.scene.fingers_on(self._joint.body) > 0
+
     def _bar(self) -> np.ndarray:
         points = self.scene.body_points(self._joint.body)
         return outermost(points, self._outwards, BAR_DEPTH)
@@ -132,6 +139,9 @@ class CloseDoor(Push):
         self._height = float(points[:, 2].max()) - GRIP
         self._start = self._behind(RUN_UP)
         self._back = UP
+
+    def _touches(self) -> bool:
+        return self.scene.fingers_on(self._joint.body) > 0
 
     def _behind(self, distance: float) -> np.ndarray:
         """Point [3] (m) that far from the middle of the door's outer side."""

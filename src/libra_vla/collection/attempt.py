@@ -1,0 +1,159 @@
+"""One attempt at a demonstration, as a worker process makes it."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from libra_vla.collection.config import CollectConfig
+from libra_vla.collection.disturbance import Disturbance, draw_disturbance
+from libra_vla.collection.handover import drive
+from libra_vla.data.writer import Clip, encode
+from libra_vla.evaluation.policies import LoadPolicy, load_policy
+from libra_vla.simulation.benchmark import Benchmark, Environment, Expert, Task, keep_environment
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a demonstration; `folder` is where the worker leaves its videos."""
+
+    benchmark: Benchmark
+    config: CollectConfig
+    task: Task
+    number: int
+    folder: Path
+    load_policy: LoadPolicy = load_policy
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What a worker brings back.
+
+    Attributes:
+        success: whether the task was really finished: released, at rest, hand retreated.
+        videos: one per camera, none after a failure.
+        states, actions: [n, S] and [n, D]; actions are the expert's, without noise.
+        noise: standard deviation of what was added to the executed actions.
+        extra: what else is to be remembered of the episode, by column; see `demonstrate`.
+    """
+
+    success: bool
+    videos: dict[str, Clip]
+    states: np.ndarray
+    actions: np.ndarray
+    noise: float
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+Run = Callable[[Attempt], Demonstration]
+
+
+def demonstrate(attempt: Attempt) -> Demonstration:
+    """Lets the expert try once.
+
+    The expert plans from the state that it finds, whoever brought that about; what came before is
+    not recorded. The episode remembers `hand_over`, the control steps that a policy had driven
+    until then (0: none), where there is a policy, and `disturbed_at`, the step at which a
+    disturbance began (0: before the expert looked; -1: never), where there are disturbances.
+    """
+    config, benchmark = attempt.config, attempt.benchmark
+    env = keep_environment(
+        benchmark, attempt.task, image_size=config.image_size, meshes=config.meshes
+    )
+    rng = np.random.default_rng(
+        [config.seed, zlib.crc32(config.suite.encode()), attempt.task.index, attempt.number]
+    )
+    seed, level = int(rng.integers(2**31)), rng.uniform(0.0, config.noise)
+    expert_seed, extra = int(rng.integers(2**31)), {}
+    if config.policy is not None:
+        extra["hand_over"] = _hand_over(attempt, env, seed, rng)
+    else:
+        env.reset(seed=seed, spread=config.spread)
+    disturbance = None
+    if config.recovery and rng.random() < config.recovery:
+        disturbance = draw_disturbance(rng, benchmark.convention, attempt.task.step_budget)
+    env.cameras = benchmark.cameras
+    expert = benchmark.make_expert(env, seed=expert_seed)
+    recording = record(
+        env, expert, rng=rng, noise=level, max_steps=config.max_steps, disturbance=disturbance
+    )
+    if config.recovery:
+        begun = disturbance is not None and disturbance.start < len(recording.actions)
+        extra["disturbed_at"] = disturbance.start if disturbance and begun else -1
+    success = bool(recording.actions and expert.done and expert.succeeded)
+    videos = {}
+    if success:
+        for camera, images in recording.frames.items():
+            path = attempt.folder / f"{attempt.task.index}-{attempt.number}-{camera}.mp4"
+            videos[camera] = encode(np.stack(images), path, fps=benchmark.convention.rate_hz)
+    states, actions = np.array(recording.states), np.array(recording.actions)
+    return Demonstration(success, videos, states, actions, level, extra)
+
+
+def _hand_over(attempt: Attempt, env: Environment, seed: int, rng: np.random.Generator) -> int:
+    """Starts an episode and lets the policy drive for a while; returns for how many steps."""
+    config = attempt.config
+    assert config.policy is not None
+    if rng.random() < config.beta:
+        env.reset(seed=seed, spread=config.spread)
+        return 0
+    return drive(
+        env,
+        attempt.load_policy,
+        config.policy,
+        end_effector=attempt.benchmark.end_effector,
+        budget=attempt.task.step_budget,
+        seed=seed,
+        spread=config.spread,
+        rng=rng,
+    )
+
+
+@dataclass
+class Recording:
+    """Frames by camera, states and clean actions, one of each per control step."""
+
+    frames: dict[str, list[np.ndarray]]
+    states: list[np.ndarray] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)
+
+
+def record(
+    env: Environment,
+    expert: Expert,
+    *,
+    rng: np.random.Generator,
+    noise: float,
+    max_steps: int,
+    disturbance: Disturbance | None = None,
+) -> Recording:
+    """Lets the expert finish what it finds.
+
+    Args:
+        rng: of the noise.
+        noise: its standard deviation; the gripper has none.
+        disturbance: what is carried out instead of the expert's actions for a while; one that
+            starts at step 0 is over before the expert looks, and is not recorded.
+    """
+    if disturbance is not None and disturbance.start == 0:
+        for moment in range(len(disturbance.actions)):
+            env.step(disturbance.at(moment))
+        disturbance = None
+    expert.reset()
+    moving = np.arange(env.convention.size) != env.convention.gripper
+    recording = Recording({camera: [] for camera in env.cameras})
+    while not expert.done and len(recording.actions) < max_steps:
+        seen, action = env.observe(), expert.act()
+        for camera, image in seen.images.items():
+            recording.frames[camera].append(image)
+        recording.states.append(seen.state)
+        disturbed = action.copy()
+        disturbed[moving] += noise * rng.standard_normal(moving.sum())
+        if disturbance is not None:
+            disturbed = disturbance.at(len(recording.actions), instead_of=disturbed)
+        recording.actions.append(action)
+        env.step(np.clip(disturbed, -1.0, 1.0))
+    return recording

@@ -1,0 +1,64 @@
+"""What `libra collect` is asked to do."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from libra_vla.errors import LibraError
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Collects demonstrations.
+
+    Attributes:
+        suite: name of the suite.
+        out: folder of the dataset.
+        tasks: indices or names of the tasks, such as "0,3" or "0-4"; all by default.
+        episodes: successful demonstrations per task.
+        workers: processes, each with a simulator of its own.
+        seed: of every attempt.
+        spread: metres by which the regions of sampled objects grow (LIBERO).
+        noise: largest standard deviation of the noise added to the executed motion command (its
+            level is drawn per episode); what is recorded is the clean action, so that a policy
+            learns to correct.
+        recovery: probability that an episode is disturbed: before it begins the hand is led astray,
+            or in mid-episode the robot is pushed or lets go; labels stay clean.
+        policy: folder that `libra train --out` wrote (DAgger): this policy drives up to a random
+            moment, then the expert takes over and finishes. What the expert does is recorded.
+        beta: with a policy, the share of episodes that the expert drives from the start.
+        image_size: side of the recorded frames, pixels.
+        meshes: what scenes are drawn with, recorded in the dataset; by default the fastest the
+            benchmark has: "decimated" on LIBERO, otherwise "stock".
+        max_steps: control steps after which an attempt has failed.
+        resume: go on with a dataset that was stopped.
+    """
+
+    suite: str
+    out: Path
+    tasks: str | None = None
+    episodes: int = 50
+    workers: int = 2
+    seed: int = 0
+    spread: float = 0.0
+    noise: float = 0.1
+    recovery: float = 0.0
+    policy: Path | None = None
+    beta: float = 0.0
+    image_size: int = 128
+    meshes: str | None = None
+    max_steps: int = 400
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.workers < 0 or self.image_size < 16 or self.image_size % 2:
+            raise LibraError(
+                f"cannot collect {self.episodes} episodes of {self.image_size} px with "
+                f"{self.workers} workers: expected at least 1, an even size from 16, and 0 or more"
+            )
+        if min(self.spread, self.noise) < 0:
+            raise LibraError("spread and noise must not be negative")
+        for name in ("recovery", "beta"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise LibraError(f"{name} is {getattr(self, name)}: expected a probability, 0 to 1")
+        if self.beta and self.policy is None:
+            raise LibraError("beta is how often the expert drives, not the policy: add --policy")
