@@ -1,4 +1,4 @@
-"""Pushing drawers and doors shut with closed fingers."""
+"""Pushing drawers and doors shut with closed fingers, and plates with open ones."""
 
 from abc import abstractmethod
 
@@ -49,6 +49,7 @@ GAP, APART = 0.006, 0.01
 ABOVE = 0.002
 """Metres between the finger tips and the table."""
 PLATE_STEP, HOLD_DOWN = 0.022, 4.0
+"""Metres that the hand aims ahead of itself, and the gain that keeps it down."""
 PLACED = 0.008
 """Metres before its place at which a plate is left."""
 RETREAT = 0.08
