@@ -66,7 +66,8 @@ def granularity(study: Mapping[str, Any], out: Path) -> str:
     """The predictions, then the curve."""
     if (prediction := study["prediction"]) is None:
         record = study["registration"]
-        return f"registered {record['sha256'][:12]} at {record['registered']}\nwrote {out / 'preregistration.json'}"
+        stamp = f"registered {record['sha256'][:12]} at {record['registered']}"
+        return f"{stamp}\nwrote {out / 'preregistration.json'}"
     lines = []
     for name, found in prediction["observables"].items():
         low, high = found["interval"]

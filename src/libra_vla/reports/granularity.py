@@ -1,4 +1,4 @@
-"""The page of `libra study granularity`: what was announced, the curve, and what balance foretold."""
+"""The page of `libra study granularity`: announcement, curve, and what balance foretold."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -65,8 +65,8 @@ def top(study: Study) -> Markup:
         else "No inverted U was shown"
     )
     lead = (
-        f"{study['suite']}, {name} bins: the highest mean is at N = {peak['level']}, the bootstrap's "
-        f"95% interval of the peak reaches from {ends}. {foresees}"
+        f"{study['suite']}, {name} bins: the highest mean is at N = {peak['level']}, the "
+        f"bootstrap's 95% interval of the peak reaches from {ends}. {foresees}"
     )
     eyebrow = "complete" if study["complete"] else "not complete"
     return header(f"{spent(study['cost']['sweep'])}; {eyebrow}", title, lead)
@@ -224,7 +224,10 @@ def outcome_table(study: Study) -> Markup:
         for curve in curves.values():
             cost = curve["predictions"][key]
             no_peak = "no peak shown" if not curve["two_lines"]["inverted_u"] else "no"
-            row += [points(cost["regret"], cost["regret_ci95"]), "yes" if cost["found"] else no_peak]
+            row += [
+                points(cost["regret"], cost["regret_ci95"]),
+                "yes" if cost["found"] else no_peak,
+            ]
         rows.append(row)
     return table(head, rows)
 

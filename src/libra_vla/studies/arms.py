@@ -8,10 +8,9 @@ from typing import Any
 from libra_vla.config import preset_names
 from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.errors import LibraError, unknown
-from libra_vla.evaluation.statistics import paired_difference
 from libra_vla.files import write_json
 from libra_vla.reports.arms import write_report
-from libra_vla.studies.curve import pooled
+from libra_vla.studies.curve import compared, pooled
 from libra_vla.studies.machine import (
     REPORT,
     STUDY,
@@ -137,14 +136,4 @@ def paired(
         }
         for records in (mine, theirs)
     )
-    shared = a.keys() & b.keys()
-    better = sum(a[k] and not b[k] for k in shared)
-    worse = sum(b[k] and not a[k] for k in shared)
-    difference, ci95 = paired_difference(better, worse, len(shared))
-    return {
-        "trials": len(shared),
-        "better": better,
-        "worse": worse,
-        "difference": difference,
-        "ci95": ci95,
-    }
+    return compared(a, b)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from libra_vla.evaluation.statistics import rate
+from libra_vla.evaluation.statistics import paired_difference, rate
 from libra_vla.studies.machine import outcomes_of
 from libra_vla.studies.statistics import nearest, peak, regret, resampled, two_lines
 
@@ -75,6 +75,21 @@ def pooled(records: Records) -> dict[str, Any]:
     }
 
 
+def compared(mine: Mapping[Any, bool], theirs: Mapping[Any, bool]) -> dict[str, Any]:
+    """Success of the first minus the second over the trials that both have, by their keys."""
+    shared = mine.keys() & theirs.keys()
+    better = sum(mine[k] and not theirs[k] for k in shared)
+    worse = sum(theirs[k] and not mine[k] for k in shared)
+    difference, ci95 = paired_difference(better, worse, len(shared))
+    return {
+        "trials": len(shared),
+        "better": better,
+        "worse": worse,
+        "difference": difference,
+        "ci95": ci95,
+    }
+
+
 def compare_placements(
     levels: Sequence[int], placements: Mapping[str, Sequence[Records]]
 ) -> dict[str, dict[str, Any]]:
@@ -95,8 +110,7 @@ def compare_placements(
             "difference": float(rates[there].mean() - rates[here].mean()),
             "ci95": [float(low), float(high)],
             "by_level": {
-                str(n): float(d)
-                for n, d in zip(levels, rates[there] - rates[here], strict=True)
+                str(n): float(d) for n, d in zip(levels, rates[there] - rates[here], strict=True)
             },
         }
     return found

@@ -57,10 +57,11 @@ def observe(metrics: Metrics, monolith: Metrics) -> dict[str, float]:
     without = next(m["validation"]["refiner_loss"] for m in reversed(monolith) if "validation" in m)
     planner = [(step, v["planner_loss"]) for step, v in checked]
     refiner = [(step, v["refiner_loss_true"]) for step, v in checked]
+    planning, refining = (late(metrics, f"{half}_gradient_norm") for half in ("planner", "refiner"))
     return {
         "losses": last["planner_loss"] / last["refiner_loss_true"],
         "normalised": last["planner_loss_normalised"] / (last["refiner_loss_true"] / without),
-        "gradients": late(metrics, "planner_gradient_norm") / late(metrics, "refiner_gradient_norm"),
+        "gradients": planning / refining,
         "convergence": steps_to_converge(planner) / steps_to_converge(refiner),
     }
 

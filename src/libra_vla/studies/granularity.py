@@ -74,7 +74,7 @@ class GranularityConfig(StudyOptions):
             if placement not in get_args(Placement):
                 raise unknown("placement", placement, get_args(Placement))
         if not self.placements or len(set(self.placements)) < len(self.placements):
-            raise LibraError(f"placements are {self.placements}: expected one or more, all different")
+            raise LibraError(f"placements are {self.placements}: expected different ones")
         if self.preliminary < 10:
             raise LibraError(
                 f"a tenth of this sweep is {self.preliminary} steps per preliminary run: expected "
@@ -143,10 +143,11 @@ def protocol(config: GranularityConfig) -> dict[str, Any]:
     """Returns what is registered: everything that could be chosen to please."""
     free = ("data", "out", "device", "workers", "register_only", "predict_only", "deviation")
     dataset = LeRobotDataset.open(config.data)
-    budget = {k: v for k, v in asdict(config).items() if k not in free}
+    settings = {k: v for k, v in asdict(config).items() if k not in free}
+    settings |= {"preliminary_steps": config.preliminary, "reference": config.monolith}
     plan = {
         "study": "granularity",
-        "settings": budget | {"preliminary_steps": config.preliminary, "reference": config.monolith},
+        "settings": settings,
         "architecture": {p: asdict(load_preset(p)) for p in (config.preset, config.monolith)},
         "dataset": {"fingerprint": dataset.fingerprint, "episodes": len(dataset.episodes)},
         "split": f"{config.validation:.0%} of the episodes, drawn with seed {config.split}, the "
@@ -253,12 +254,7 @@ def _write(
     sweep: list[Cell],
 ) -> dict[str, Any]:
     done = [r for c in sweep if (r := c.record) is not None]
-    by_placement = {
-        p: [[r for r in done if (r["factors"]["placement"], r["factors"]["N"]) == (p, n)]
-            for n in config.levels]
-        for p in config.placements
-    }  # fmt: skip
-    full = {p: groups for p, groups in by_placement.items() if all(groups)}
+    full = {p: groups for p in config.placements if (groups := _whole_seeds(config, p, done))}
     study = {
         "schema_version": 1,
         "study": "granularity",
@@ -285,6 +281,20 @@ def _write(
     return study
 
 
+def _whole_seeds(
+    config: GranularityConfig, placement: Placement, done: list[dict[str, Any]]
+) -> list[list[dict[str, Any]]] | None:
+    """The records of each level, of the seeds that have every level; None before the first one."""
+    records = {
+        (r["factors"]["N"], r["factors"]["seed"]): r
+        for r in done
+        if r["factors"]["placement"] == placement
+        and r["evaluation"]["episodes"] > r["evaluation"]["errors"]
+    }
+    seeds = [s for s in range(config.seeds) if all((n, s) in records for n in config.levels)]
+    return [[records[n, s] for s in seeds] for n in config.levels] if seeds else None
+
+
 def _unasked(
     registration: dict[str, Any], done: list[dict[str, Any]], sweep: list[Cell]
 ) -> list[dict[str, Any]]:
@@ -297,5 +307,3 @@ def _unasked(
     if errors := sum(r["evaluation"]["errors"] for r in done):
         found.append(f"{errors} trials ended in an error of the program and are in no rate")
     return [{"reason": reason, "changed": {}} for reason in found]
-
-

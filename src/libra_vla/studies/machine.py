@@ -245,11 +245,12 @@ def work_through(
             if outcome.error is not None:
                 broken.append(f"{names[outcome.index]}: {outcome.error}")
                 print(f"broken: {broken[-1]}", file=sys.stderr)
+            done += 1
             bar.update()
             after()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"stopped after {bar.n} of {total} cells: run the same command to go on"
+            f"stopped after {done} of {total} cells: run the same command to go on"
         ) from None
     finally:
         outcomes.close()

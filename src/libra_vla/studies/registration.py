@@ -65,7 +65,7 @@ def registered(out: Path, protocol: Protocol, *, deviation: str | None = None) -
         return record
     if deviation is None:
         raise LibraError(
-            f"this is not what {path} announces: {', '.join(sorted(changed))} differ; use the "
+            f"this is not what {path} announces: {', '.join(changed)} differ; use the "
             "registered settings, another --out, or give the reason with --deviation"
         )
     entry = {
@@ -80,10 +80,17 @@ def registered(out: Path, protocol: Protocol, *, deviation: str | None = None) -
 
 
 def differences(before: Protocol, now: Protocol) -> dict[str, list[Any]]:
-    """Returns what differs: key -> [registered, now]."""
-    now = json.loads(json.dumps(now))
-    keys = before.keys() | now.keys()
+    """Returns what differs: dotted key -> [registered, now]."""
+    before, now = _flat(before), _flat(json.loads(json.dumps(now)))
+    keys = sorted(before.keys() | now.keys())
     return {k: [before.get(k), now.get(k)] for k in keys if before.get(k) != now.get(k)}
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {name: value}
+    parts = (_flat(v, f"{name}.{k}".lstrip(".")) for k, v in value.items())
+    return {k: v for part in parts for k, v in part.items()}
 
 
 def deviations(out: Path) -> list[dict[str, Any]]:

@@ -30,10 +30,7 @@ def student_t(t: float, freedom: int) -> float:
     for k in range(freedom // 2):
         total += term
         term *= square * ((2 * k + 2) / (2 * k + 3) if odd else (2 * k + 1) / (2 * k + 2))
-    if odd:
-        inside = 2 / math.pi * (angle + sine * math.cos(angle) * total)
-    else:
-        inside = sine * total
+    inside = 2 / math.pi * (angle + sine * math.cos(angle) * total) if odd else sine * total
     return min(1.0, max(0.0, 1.0 - inside))
 
 
@@ -157,7 +154,8 @@ def resampled(outcomes: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray
     _, seeds, trials = outcomes.shape
     rates = np.empty((resamples, len(outcomes)))
     for row in rates:
-        drawn = outcomes[:, rng.integers(seeds, size=seeds)][:, :, rng.integers(trials, size=trials)]
+        runs = outcomes[:, rng.integers(seeds, size=seeds)]
+        drawn = runs[:, :, rng.integers(trials, size=trials)]
         row[:] = np.nanmean(drawn, axis=(1, 2))
     return rates
 
