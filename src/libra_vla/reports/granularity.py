@@ -112,8 +112,7 @@ def curve(name: str, study: Study) -> Markup:
     return section(
         f"curve-{name}",
         f"Success over granularity, {name} bins",
-        tag("figure", chart.svg(), paper.svg(), class_="pair"),
-        tag("figcaption", caption),
+        tag("figure", chart.svg(), paper.svg(), tag("figcaption", caption), class_="pair"),
         verdict(found),
         table(
             ("N", "bins", "success", "95%", "successes", "each seed", "wins the bootstrap"),
@@ -136,7 +135,7 @@ def verdict(found: Mapping[str, Any]) -> Markup:
         return tag("p", "Too few levels for the two-lines test.")
     sides = [
         f"{side} of it the slope is {100 * lines[key]['slope']:+.1f} points per e-fold of N "
-        f"(p = {lines[key]['p']:.3f})"
+        f"({_p(lines[key]['p'])})"
         for side, key in (("left", "left"), ("right", "right"))
     ]
     outcome = "an inverted U" if lines["inverted_u"] else "no inverted U"
@@ -145,6 +144,10 @@ def verdict(found: Mapping[str, Any]) -> Markup:
         f"Two-lines test: {outcome}. The lines part at N = {significant(lines['breakpoint'])}; "
         f"{'; '.join(sides)}. The unit is a training run.",
     )
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def placements(study: Study) -> Markup | None:
@@ -258,5 +261,5 @@ def registration(study: Study) -> Markup:
         tag("h3", "Deviations"),
         tag("ul", departures, class_="verdicts") if departures else tag("p", "None."),
         tag("h3", "The protocol"),
-        tag("pre", json.dumps(record["protocol"], indent=1)),
+        tag("pre", json.dumps(record["protocol"], indent=1), class_="wrap"),
     )  # fmt: skip

@@ -95,10 +95,22 @@ def compare_placements(
 ) -> dict[str, dict[str, Any]]:
     """Returns each placement's success minus the first one's, over all levels and at each; the
     interval is a paired bootstrap's over seeds and trials."""
-    first, *others = placements or [None]
     found: dict[str, dict[str, Any]] = {}
+    if not placements:
+        return found
+    first, *others = placements
     for name in others:
-        pair = np.concatenate([outcomes_of(placements[first]), outcomes_of(placements[name])])
+        sides = placements[first], placements[name]
+        seeds = set.intersection(*({r["factors"]["seed"] for r in side[0]} for side in sides))
+        if not seeds:
+            continue
+        pair = outcomes_of(
+            [
+                [r for r in group if r["factors"]["seed"] in seeds]
+                for side in sides
+                for group in side
+            ]
+        )
         rates = np.nanmean(pair, axis=(1, 2))
         drawn = resampled(pair, 2000)
         here, there = slice(0, len(levels)), slice(len(levels), None)

@@ -253,14 +253,14 @@ def _write(
     preliminary: list[Cell],
     sweep: list[Cell],
 ) -> dict[str, Any]:
-    done = [r for c in sweep if (r := c.record) is not None]
+    before, done = ([r for c in cells if (r := c.record)] for cells in (preliminary, sweep))
     full = {p: groups for p in config.placements if (groups := _whole_seeds(config, p, done))}
     study = {
         "schema_version": 1,
         "study": "granularity",
         "complete": bool(sweep) and len(done) == len(sweep),
         "registration": registration,
-        "deviations": deviations(config.out) + _unasked(registration, done, sweep),
+        "deviations": deviations(config.out) + _unasked(registration, before, done, sweep),
         "suite": config.suite,
         "levels": list(config.levels),
         "prediction": prediction,
@@ -270,7 +270,7 @@ def _write(
         },
         "placement_effect": compare_placements(config.levels, full),
         "cost": {
-            "preliminary": cost(r for c in preliminary if (r := c.record)),
+            "preliminary": cost(before),
             "sweep": cost(done),
         },
         "runs": [{k: v for k, v in r.items() if k != "evaluation"} for r in done],
@@ -296,7 +296,10 @@ def _whole_seeds(
 
 
 def _unasked(
-    registration: dict[str, Any], done: list[dict[str, Any]], sweep: list[Cell]
+    registration: dict[str, Any],
+    before: list[dict[str, Any]],
+    done: list[dict[str, Any]],
+    sweep: list[Cell],
 ) -> list[dict[str, Any]]:
     """Departures that nobody asked for."""
     found = []
@@ -304,6 +307,12 @@ def _unasked(
         found.append(f"the code is {now}; it was registered at {registration['commit']}")
     if len(done) < len(sweep):
         found.append(f"{len(sweep) - len(done)} of {len(sweep)} runs of the sweep are missing")
+    paid, sweep_paid = (sum(r["core_seconds"] for r in rs) for rs in (before, done))
+    if len(done) == len(sweep) and done and paid > SHARE * sweep_paid:
+        found.append(
+            f"the preliminary runs took {paid / sweep_paid:.0%} of the sweep's core-seconds, with "
+            f"{SHARE:.0%} of its steps or fewer: they are short, and start and validation count"
+        )
     if errors := sum(r["evaluation"]["errors"] for r in done):
         found.append(f"{errors} trials ended in an error of the program and are in no rate")
     return [{"reason": reason, "changed": {}} for reason in found]

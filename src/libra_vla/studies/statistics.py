@@ -255,7 +255,7 @@ def balance(
     def crossing(columns: np.ndarray, height: float = 0.0) -> float:
         curve = isotonic(logs[:, columns].mean(axis=1))
         curve += np.arange(len(curve)) * 1e-12  # np.interp wants no ties
-        return float(np.exp(np.interp(height, curve, scale)))
+        return round(float(np.exp(np.interp(height, curve, scale))), 6)  # an end is its level
 
     every = np.arange(logs.shape[1])
     rng = np.random.default_rng(seed)
