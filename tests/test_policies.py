@@ -85,7 +85,7 @@ def train_a_little(policy: LibraPolicy, steps: int, predicted: bool = False) -> 
     return losses
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic"])
+@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic", "tiny-ve", "tiny-refinement"])
 def test_plan_and_refine_have_the_protocol_shapes(preset: str):
     policy = make_policy(preset)
     assert isinstance(policy, Policy)
@@ -196,8 +196,11 @@ def test_steps_beyond_the_episode_do_not_count():
     assert loss(other) == pytest.approx(loss(batch.actions), abs=1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith("-monolithic")])
-def test_the_monolith_has_equal_parameters(name: str):
+ABLATIONS = ("-monolithic", "-ve", "-refinement")
+
+
+@pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith(ABLATIONS)])
+def test_ablations_have_equal_parameters(name: str):
     def count(preset: str) -> int:
         with torch.device("meta"):
             from libra_vla.policies.libra import make_model
@@ -205,7 +208,7 @@ def test_the_monolith_has_equal_parameters(name: str):
             model = make_model(load_preset(preset), bins=(11,) * 6 + (2,), cameras=2, state_size=8)
         return sum(p.numel() for p in model.parameters())
 
-    dual, single = count(name.removesuffix("-monolithic")), count(name)
+    dual, single = count(name.rpartition("-")[0]), count(name)
     assert abs(single / dual - 1.0) < 0.05, f"{dual} against {single}"
 
 
@@ -264,7 +267,7 @@ def test_a_policy_without_images_sees_none():
     train_a_little(policy, 2)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic"])
+@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic", "tiny-ve", "tiny-refinement"])
 def test_checkpoints_hold_everything(preset: str, tmp_path: Path):
     policy = make_policy(preset)
     train_a_little(policy, 2)

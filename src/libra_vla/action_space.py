@@ -17,7 +17,7 @@ import numpy as np
 
 from libra_vla.errors import LibraError, unknown
 
-Normalisation = Literal["min_max", "quantile", "identity"]
+Normalisation = Literal["min_max", "symmetric", "quantile", "identity"]
 
 
 @dataclass(frozen=True)
@@ -286,6 +286,9 @@ class ActionSpace:
             )
         if normalisation == "min_max":
             low, high = actions.min(axis=0), actions.max(axis=0)
+        elif normalisation == "symmetric":  # the action 0 stays 0
+            high = np.abs(actions).max(axis=0)
+            low = -high
         elif normalisation == "quantile":
             low, high = np.quantile(actions, [quantile, 1.0 - quantile], axis=0)
         elif normalisation == "identity":

@@ -11,8 +11,8 @@ from libra_vla.errors import LibraError, unknown
 from libra_vla.files import json_from_text
 
 BackboneKind = Literal["small", "internvl"]
-EncoderKind = Literal["small", "siglip"]
-PolicyKind = Literal["libra", "monolithic"]
+EncoderKind = Literal["small", "siglip", "shared"]
+PolicyKind = Literal["libra", "monolithic", "monolithic_ve"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,10 @@ class PlannerConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The refiner's own visual encoder; fields as in `BackboneConfig`."""
+    """The refiner's own visual encoder; fields as in `BackboneConfig`.
+
+    "shared" is none of its own (Libra-Refinement): it looks through the planner's small backbone.
+    """
 
     kind: EncoderKind = "small"
     width: int = 128
@@ -87,7 +90,8 @@ class PolicyConfig:
     Attributes:
         preset: name of the preset it came from.
         kind: "libra" (two systems) or "monolithic" (Libra-Base: one continuous policy of equal
-            parameters, without planner head, intents or an encoder of its own).
+            parameters, without planner head, intents or an encoder of its own) or
+            "monolithic_ve" (Libra-VE: with that encoder).
         granularity: N, bins per action dimension; the paper's Libra Point is 10. From-scratch
             presets take an odd N: most rotation actions are 0, and an even N has an edge there.
         gripper_bins: N of the gripper dimension; None for the same as the others.

@@ -62,6 +62,46 @@ def eval(words: Words) -> Outcome:
     return Outcome(f"{summaries.evaluate(results, config.out)}\nopen  {page}")
 
 
+def study_granularity(words: Words) -> Outcome:
+    """Success over N, and where balance foretells its peak."""
+    from libra_vla.studies.granularity import GranularityConfig, study_granularity
+
+    config = parse(GranularityConfig, words, command="study granularity")
+    return Outcome(summaries.granularity(study_granularity(config), config.out))
+
+
+def study_components(words: Words) -> Outcome:
+    """What each half brings."""
+    from libra_vla.studies.components import ComponentsConfig, study_components
+
+    config = parse(ComponentsConfig, words, command="study components")
+    return Outcome(summaries.arms(study_components(config), config.out))
+
+
+def study_curriculum(words: Words) -> Outcome:
+    """Which intents the refiner should be trained on."""
+    from libra_vla.studies.curriculum import CurriculumConfig, study_curriculum
+
+    config = parse(CurriculumConfig, words, command="study curriculum")
+    return Outcome(summaries.arms(study_curriculum(config), config.out))
+
+
+def study_convergence(words: Words) -> Outcome:
+    """A third of the budget against all of it."""
+    from libra_vla.studies.convergence import ConvergenceConfig, study_convergence
+
+    config = parse(ConvergenceConfig, words, command="study convergence")
+    return Outcome(summaries.arms(study_convergence(config), config.out))
+
+
+def study_baselines(words: Words) -> Outcome:
+    """Other policies of equal size."""
+    from libra_vla.studies.baselines import BaselinesConfig, study_baselines
+
+    config = parse(BaselinesConfig, words, command="study baselines")
+    return Outcome(summaries.arms(study_baselines(config), config.out))
+
+
 def study_asynchrony(words: Words) -> Outcome:
     """What a late planner costs."""
     from libra_vla.studies.asynchrony import AsynchronyConfig, study_asynchrony

@@ -62,6 +62,40 @@ def asynchrony(study: Mapping[str, Any], out: Path) -> str:
     return "\n".join([*lines, f"wrote {out / 'study.json'}", f"open  {out / 'report.html'}"])
 
 
+def granularity(study: Mapping[str, Any], out: Path) -> str:
+    """The predictions, then the curve."""
+    if (prediction := study["prediction"]) is None:
+        record = study["registration"]
+        stamp = f"registered {record['sha256'][:12]} at {record['registered']}"
+        return f"{stamp}\nwrote {out / 'preregistration.json'}"
+    lines = []
+    for name, found in prediction["observables"].items():
+        low, high = found["interval"]
+        end = "" if found["bracketed"] else "  (end of the levels: the ratio never passes 1)"
+        lines.append(f"{name:<12} N* = {found['n']:5.1f}  [{low:.1f}, {high:.1f}]{end}")
+    lines.append(f"recommended N = {prediction['recommended']}")
+    for placement, curve in study["placements"].items():
+        lines.append(f"{placement} bins: success with its interval")
+        lines += [f"  N = {row['N']:<4} {_rate(row)}" for row in curve["levels"]]
+        shown = "an inverted U" if curve["two_lines"]["inverted_u"] else "no inverted U shown"
+        lines.append(f"  highest at N = {curve['peak']['level']}; two-lines test: {shown}")
+    return "\n".join([*lines, f"wrote {out / 'study.json'}", f"open  {out / 'report.html'}"])
+
+
+def arms(study: Mapping[str, Any], out: Path) -> str:
+    """A line per arm."""
+    width = max(len(arm["name"]) for arm in study["arms"])
+    lines = [f"{arm['name']:<{width}}  {_rate(arm)}" for arm in study["arms"]]
+    return "\n".join([*lines, f"wrote {out / 'study.json'}", f"open  {out / 'report.html'}"])
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    if row["success_rate"] is None:
+        return "not run"
+    low, high = (100 * end for end in row["ci95"])
+    return f"{100 * row['success_rate']:5.1f} %  [{low:.0f}, {high:.0f}]"
+
+
 def train(summary: Mapping[str, Any], out: Path) -> str:
     """Steps, size and the last metrics."""
     metrics = summary["metrics"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from libra_vla.config import BackboneConfig, EncoderConfig
-from libra_vla.errors import unknown
+from libra_vla.errors import LibraError, unknown
 from libra_vla.policies.layers import Tokens
 from libra_vla.policies.vision import SmallVision
 
@@ -102,6 +102,19 @@ def make_backbone(config: BackboneConfig, cameras: int, image_size: int) -> Back
 
         return InternVLBackbone(config, cameras)
     raise unknown("backbone", config.kind, ("small", "internvl"))
+
+
+class BorrowedVision:
+    """A small backbone's images-to-tokens part, for whom it does not belong to: no parameters of
+    its own, so none are counted or saved twice."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        if not isinstance(backbone, SmallBackbone):
+            raise LibraError("a shared visual encoder needs the planner's backbone to be 'small'")
+        self.width, self._vision = backbone.width, (backbone.vision,)
+
+    def __call__(self, images: Tensor) -> Tokens:
+        return self._vision[0](images)
 
 
 def make_encoder(config: EncoderConfig, cameras: int, image_size: int) -> VisualEncoder:

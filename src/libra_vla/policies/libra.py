@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from libra_vla.config import PolicyConfig
-from libra_vla.policies.backbones import make_backbone, make_encoder
+from libra_vla.policies.backbones import BorrowedVision, make_backbone, make_encoder
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.denoising import Denoiser, Join, Predict, joined, make_denoiser
 from libra_vla.policies.layers import Block, DiffusionTransformer, Tokens
@@ -70,8 +70,11 @@ class LibraModel(nn.Module):
             bins=bins,
             state_size=state_size,
         )
+        shared = config.refiner.encoder.kind == "shared"
         self.refiner = ActionRefiner(
-            make_encoder(config.refiner.encoder, cameras, config.image_size),
+            BorrowedVision(self.planner.backbone)
+            if shared
+            else make_encoder(config.refiner.encoder, cameras, config.image_size),
             config.refiner,
             chunk=config.chunk,
             bins=bins,
@@ -189,11 +192,16 @@ class MonolithicModel(nn.Module):
         x, mask = tokens
         for block in self.blocks:
             x = block(x, mask)
-        read = self.transformer.read(self.project(self.norm(x)))
+        x, mask = self.also_seen(seen, Tokens(self.project(self.norm(x)), mask))
+        read = self.transformer.read(x)
         condition = self.condition(seen.state)
         if draws > 1:
             condition = condition.repeat_interleave(draws, dim=0)
         return lambda noisy, level: self.transformer(noisy, level, 0.0, condition, read, mask)
+
+    def also_seen(self, seen: Moment, context: Tokens) -> Tokens:
+        """What the transformer reads, out of the backbone's context."""
+        return context
 
     def refine(
         self, seen: Moment, coarse: Tensor, noise: Tensor, join: Join | None = None
@@ -216,9 +224,28 @@ class MonolithicModel(nn.Module):
         return loss, {"refiner_loss": loss.detach()}
 
 
+class EncoderMonolith(MonolithicModel):
+    """Libra-VE: the monolith, whose transformer also reads a visual encoder of its own."""
+
+    def __init__(
+        self, config: PolicyConfig, *, bins: tuple[int, ...], cameras: int, state_size: int
+    ) -> None:
+        super().__init__(config, bins=bins, cameras=cameras, state_size=state_size)
+        self.encoder = make_encoder(config.refiner.encoder, cameras, config.image_size)
+        self.see = nn.Linear(self.encoder.width, config.refiner.width)
+
+    def also_seen(self, seen: Moment, context: Tokens) -> Tokens:
+        visual = self.encoder(seen.images)
+        return Tokens.join(context, Tokens(self.see(visual.values), visual.mask))
+
+
 def make_model(
     config: PolicyConfig, *, bins: tuple[int, ...], cameras: int, state_size: int
 ) -> LibraModel | MonolithicModel:
     """Builds the network a configuration asks for."""
-    build = {"libra": LibraModel, "monolithic": MonolithicModel}[config.kind]
-    return build(config, bins=bins, cameras=cameras, state_size=state_size)
+    build = {
+        "libra": LibraModel,
+        "monolithic": MonolithicModel,
+        "monolithic_ve": EncoderMonolith,
+    }
+    return build[config.kind](config, bins=bins, cameras=cameras, state_size=state_size)

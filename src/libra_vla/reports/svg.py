@@ -101,8 +101,11 @@ class Panel:
         x, y: (low, high) of the axes.
         x_label: name and unit of the horizontal axis.
         y_format: how values on the vertical axis are written.
-        log: whether the vertical axis is logarithmic.
+        log, x_log: whether the vertical and the horizontal axis is logarithmic.
+        x_ticks: what the horizontal axis names; round values by default. Those that would touch
+            their neighbour are left out.
         width, height: of the whole drawing, in pixels.
+        class_: of the drawing.
     """
 
     title: str
@@ -113,6 +116,9 @@ class Panel:
     log: bool = False
     width: float = 340
     height: float = 250
+    x_log: bool = False
+    x_ticks: Sequence[float] = ()
+    class_: str = "panel"
     marks: list[Markup] = field(default_factory=list)
 
     LEFT, RIGHT, TOP, BOTTOM = 40.0, 14.0, 38.0, 42.0
@@ -120,7 +126,7 @@ class Panel:
     @property
     def across(self) -> Scale:
         """The horizontal scale."""
-        return Scale(*self.x, self.LEFT, self.width - self.RIGHT)
+        return Scale(*self.x, self.LEFT, self.width - self.RIGHT, log=self.x_log)
 
     @property
     def upward(self) -> Scale:
@@ -173,11 +179,15 @@ class Panel:
             at = self.upward(value)
             furniture.append(line(self.LEFT, at, right, at, "grid"))
             furniture.append(text(self.LEFT - 7, at + 4, self.y_format(value), "tick", "end"))
-        for value in self.across.ticks(4):
+        named = -math.inf
+        for value in self.x_ticks or self.across.ticks(4):
             at = self.across(value)
+            if at - named < 22:
+                continue
+            named = at
             furniture.append(line(at, bottom, at, bottom + 4, "axis"))
             furniture.append(text(at, bottom + 17, f"{value:,g}", "tick", "middle"))
         furniture.append(line(self.LEFT, bottom, right, bottom, "axis"))
         furniture.append(text(right, bottom + 34, self.x_label, "tick", "end"))
         label = f"{self.title}, against {self.x_label}"
-        return svg(self.width, self.height, furniture, self.marks, label=label, class_="panel")
+        return svg(self.width, self.height, furniture, self.marks, label=label, class_=self.class_)

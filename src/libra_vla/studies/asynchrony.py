@@ -7,7 +7,6 @@ still, and what plans beside the control loop acts on older intents.
 """
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -15,22 +14,20 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from tqdm import tqdm
 
 from libra_vla.errors import LibraError, unknown
 from libra_vla.evaluation.config import EvalConfig, States
 from libra_vla.evaluation.evaluate import evaluate
 from libra_vla.evaluation.policies import LoadPolicy, load_policy
-from libra_vla.evaluation.statistics import paired_difference
 from libra_vla.execution.config import Mode
-from libra_vla.files import read_json, require_absent, write_json
+from libra_vla.files import read_json, write_json
 from libra_vla.reports.asynchrony import write_report
 from libra_vla.simulation.benchmark import Benchmark
+from libra_vla.studies.curve import compared
+from libra_vla.studies.machine import REPORT, STUDY, claim, work_through
 from libra_vla.versions import versions
-from libra_vla.workers import fan_out
 
 Variant = Literal["plain", "replan", "overlap", "inpaint", "both"]
-SETTINGS, STUDY, REPORT = "settings.json", "study.json", "report.html"
 
 
 @dataclass(frozen=True)
@@ -133,26 +130,19 @@ def study_asynchrony(
     ]
     for job in jobs:  # what no cell can do is said at once
         job.evaluation.execution.resolve(policy)
-    _claim(config, described)
+    free = ("out", "workers", "device", "horizon_factors", "delays", "variants", "modes")
+    settings = {k: v for k, v in vars(config).items() if k not in free}
+    claim(config.out, settings | {"checkpoint": described["checkpoint_hash"]})
     todo = [job for job in jobs if job.results is None]
-    outcomes = fan_out(run_cell, todo, workers=config.workers)
-    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="cell", disable=quiet)
-    broken: list[str] = []
-    try:
-        for outcome in outcomes:
-            if outcome.error is not None:
-                broken.append(f"{todo[outcome.index].cell.name}: {outcome.error}")
-            bar.update()
-            _write(config, described, jobs, complete=False)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped after {bar.n} of {len(jobs)} cells: run the same command to go on"
-        ) from None
-    finally:
-        outcomes.close()
-        bar.close()
-    for line in broken:
-        print(f"broken: {line}", file=sys.stderr)
+    broken = work_through(
+        run_job,
+        todo,
+        [job.cell.name for job in todo],
+        done=len(jobs) - len(todo),
+        workers=config.workers,
+        quiet=quiet,
+        after=lambda: _write(config, described, jobs, complete=False),
+    )
     return _write(config, described, jobs, complete=not broken)
 
 
@@ -186,7 +176,7 @@ class CellJob:
         return results if results is not None and results["complete"] else None
 
 
-def run_cell(job: CellJob) -> None:
+def run_job(job: CellJob) -> None:
     """Evaluates in a worker process, which keeps its simulator from cell to cell."""
     evaluate(
         job.evaluation,
@@ -227,22 +217,6 @@ def _evaluation(config: AsynchronyConfig, cell: Cell, chunk: int) -> EvalConfig:
     if variant in ("overlap", "inpaint", "both"):
         options = replace(options, execute=chunk - config.overlap, inpaint=variant != "overlap")
     return options
-
-
-def _claim(config: AsynchronyConfig, described: dict[str, Any]) -> None:
-    """Makes sure that the folder is new, or holds this very study."""
-    free = ("out", "workers", "device", "horizon_factors", "delays", "variants", "modes")
-    settings = {k: str(v) for k, v in vars(config).items() if k not in free}
-    settings["checkpoint"] = str(described["checkpoint_hash"])
-    path = config.out / SETTINGS
-    if not path.exists():
-        require_absent(config.out, what="the output folder", remedy="choose another --out")
-        write_json(path, settings)
-    elif (before := read_json(path)) != settings:
-        changed = sorted(k for k in settings if before.get(k) != settings[k])
-        raise LibraError(
-            f"{config.out} holds a study with another {', '.join(changed)}: choose another --out"
-        )
 
 
 def _write(
@@ -317,14 +291,4 @@ def paired(results: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]
         {(t["task"], t["trial"]): t["success"] for t in r["trials"] if t["error"] is None}
         for r in (results, reference)
     )
-    shared = mine.keys() & theirs.keys()
-    better = sum(mine[k] and not theirs[k] for k in shared)
-    worse = sum(theirs[k] and not mine[k] for k in shared)
-    difference, ci95 = paired_difference(better, worse, len(shared))
-    return {
-        "trials": len(shared),
-        "better": better,
-        "worse": worse,
-        "difference": difference,
-        "ci95": ci95,
-    }
+    return compared(mine, theirs)

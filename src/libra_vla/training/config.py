@@ -40,10 +40,12 @@ class TrainConfig:
             refiner always meets the planner's mistakes before it is deployed.
         planner_weight, refiner_weight: of the joint loss (open in the paper).
         granularity: N; by default the preset's.
+        gripper_bins: N of the gripper dimension; by default the preset's.
         horizon_factor: M, chunks per plan; by default the preset's. A policy may be carried out
             with any smaller one.
         normalisation: how raw actions map to [-1, 1].
         validation: share of the episodes held out of training, for the logged validation losses.
+        split: seed that draws the held-out episodes and their batches; by default `seed`.
         seed: of initialisation, sampling, augmentation and noise.
         threads: torch threads; 0 leaves torch's choice. Resuming is exact for equal numbers.
         save_every: steps between saved states.
@@ -72,9 +74,11 @@ class TrainConfig:
     planner_weight: float = 1.0
     refiner_weight: float = 1.0
     granularity: int | None = None
+    gripper_bins: int | None = None
     horizon_factor: int | None = None
     normalisation: Normalisation = "min_max"
     validation: float = 0.0
+    split: int | None = None
     seed: int = 0
     threads: int = 0
     save_every: int = 500
@@ -83,3 +87,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0.0 <= self.paraphrase <= 1.0:
             raise LibraError(f"paraphrase is {self.paraphrase}: expected a probability, 0 to 1")
+
+    @property
+    def split_seed(self) -> int:
+        """What draws the held-out episodes."""
+        return self.seed if self.split is None else self.split

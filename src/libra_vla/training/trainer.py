@@ -20,6 +20,7 @@ from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.errors import LibraError
 from libra_vla.files import require_absent, write_text
 from libra_vla.observation import ObservationSpec
+from libra_vla.policies.batch import Batch
 from libra_vla.policies.policy import LibraPolicy, StateStatistics
 from libra_vla.training.config import TrainConfig
 from libra_vla.training.curriculum import CurriculumState
@@ -30,11 +31,12 @@ from libra_vla.versions import versions
 VALIDATION_BATCHES = 8
 
 
-def train(config: TrainConfig, *, position: int = 0) -> dict[str, Any]:
+def train(config: TrainConfig, *, position: int = 0, quiet: bool = False) -> dict[str, Any]:
     """Trains a policy and returns a summary: the last metrics, the switch, the folder.
 
     Args:
         position: line of the progress bar, for trainings side by side.
+        quiet: show no progress bar.
 
     Raises:
         LibraError: bad dataset, unknown preset, an output folder that exists, a full disk.
@@ -44,7 +46,7 @@ def train(config: TrainConfig, *, position: int = 0) -> dict[str, Any]:
         torch.set_num_threads(config.threads)
     run = Run.prepare(config)
     with stop_between_steps() as stopped:
-        run.loop(stopped, position)
+        run.loop(stopped, position, quiet)
     if stopped.is_set() and run.state.step < config.steps:
         raise KeyboardInterrupt(
             f"stopped after {run.state.step} of {config.steps} steps: run the same command with "
@@ -95,12 +97,12 @@ class Run:
         held = Samples.of(policy, dataset, held_out) if held_out else None
         return cls(config, policy, Samples.of(policy, dataset, training), held, state, identity, {})
 
-    def loop(self, stopped: threading.Event, position: int = 0) -> None:
+    def loop(self, stopped: threading.Event, position: int = 0, quiet: bool = False) -> None:
         """Takes the remaining steps, logging and saving on the way."""
         config, state = self.config, self.state
         bar = tqdm(
             total=config.steps, initial=state.step, desc=f"train {config.out.name}", unit="step",
-            mininterval=1.0, smoothing=0.05, position=position,
+            mininterval=1.0, smoothing=0.05, position=position, disable=quiet,
         )  # fmt: skip
         self.policy.model.train()
         with bar, (config.out / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
@@ -145,6 +147,7 @@ class Run:
             )
         state.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        norms = gradient_norms(self.policy.model)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.model.parameters(), config.clip)
         state.optimiser.step()
         state.ema.update(self.policy.model, state.step)
@@ -154,6 +157,7 @@ class Run:
         return {
             "loss": loss.detach(),
             **log,
+            **norms,
             "gradient_norm": norm,
             "learning_rate": rate,
             "predicted_intents": predicted,
@@ -161,24 +165,32 @@ class Run:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Losses on held-out episodes: the same batches and noise every time."""
+        """Losses on held-out episodes: the same batches and noise every time.
+
+        `refiner_loss` is with the planner's intents, `refiner_loss_true` with the true ones.
+        """
         assert self.held_out is not None
         self.policy.model.eval()
         sums: dict[str, float] = {}
         for index in range(VALIDATION_BATCHES):
-            rng = np.random.default_rng((self.config.seed, index))
+            rng = np.random.default_rng((self.config.split_seed, index))
             batch = self.held_out.batch(rng, self.config.batch_size)
-            _, log = self.policy.model.loss(
-                batch,
-                predicted_intents=True,
-                weights=(1.0, 1.0),
-                draws=self.config.draws,
-                generator=torch.Generator().manual_seed(index),
-            )
-            for name, value in log.items():
+            log = self._losses(batch, index, predicted_intents=True)
+            true = self._losses(batch, index, predicted_intents=False)
+            for name, value in (log | {"refiner_loss_true": true["refiner_loss"]}).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / VALIDATION_BATCHES
         self.policy.model.train()
         return sums
+
+    def _losses(self, batch: Batch, noise: int, *, predicted_intents: bool) -> dict[str, Any]:
+        _, log = self.policy.model.loss(
+            batch,
+            predicted_intents=predicted_intents,
+            weights=(1.0, 1.0),
+            draws=self.config.draws,
+            generator=torch.Generator().manual_seed(noise),
+        )
+        return log
 
     def save(self) -> None:
         """Writes the resumable state first, then the checkpoint with the averaged weights."""
@@ -206,6 +218,8 @@ def build_policy(
     architecture = load_preset(config.preset)
     if config.granularity is not None:
         architecture = replace(architecture, granularity=config.granularity)
+    if config.gripper_bins is not None:
+        architecture = replace(architecture, gripper_bins=config.gripper_bins)
     if config.horizon_factor is not None:
         architecture = replace(architecture, horizon_factor=config.horizon_factor)
     if dataset.convention is None:
@@ -213,7 +227,7 @@ def build_policy(
             f"{dataset.path} does not say what its actions mean: add meta/libra_vla.json with an "
             "action convention (see docs: your own data)"
         )
-    order = np.random.default_rng(config.seed).permutation(len(dataset.episodes)).tolist()
+    order = np.random.default_rng(config.split_seed).permutation(len(dataset.episodes)).tolist()
     held = round(config.validation * len(order))
     training, held_out = sorted(order[held:]), sorted(order[:held])
     if not training:
@@ -244,6 +258,17 @@ def build_policy(
         },
     )
     return policy, training, held_out
+
+
+def gradient_norms(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Norm of the joint loss's gradient (weights included) in each of the two systems, as
+    `planner_gradient_norm` and `refiner_gradient_norm`; nothing for a policy without them."""
+    found: dict[str, torch.Tensor] = {}
+    for name in ("planner", "refiner"):
+        if isinstance(half := getattr(model, name, None), torch.nn.Module):
+            gradients = [p.grad.norm() for p in half.parameters() if p.grad is not None]
+            found[f"{name}_gradient_norm"] = torch.stack(gradients).norm()
+    return found
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

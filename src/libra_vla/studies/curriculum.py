@@ -1,0 +1,26 @@
+"""`libra study curriculum`: on which intents should the refiner be trained?"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from libra_vla.studies.arms import Arm, study_arms
+from libra_vla.studies.machine import StudyOptions, Tools
+
+ARMS = (
+    Arm("teacher forcing", "true intents throughout", {"curriculum": "teacher_forcing"}, 0.960),
+    Arm("none", "the planner's throughout", {"curriculum": "none"}, 0.955),
+    Arm("dynamic", "true ones, then the planner's", {"curriculum": "dynamic"}, 0.972),
+)
+
+
+@dataclass(frozen=True)
+class CurriculumConfig(StudyOptions):
+    """True intents, the planner's own, or first the ones and then the others."""
+
+
+def study_curriculum(
+    config: CurriculumConfig, *, tools: Tools | None = None, quiet: bool = False
+) -> dict[str, Any]:
+    """Runs the study; see `study_arms`."""
+    question = "Which intents to train the refiner on"
+    return study_arms("curriculum", question, config, ARMS, tools=tools, quiet=quiet)
