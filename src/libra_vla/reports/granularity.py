@@ -95,7 +95,8 @@ def curve(name: str, study: Study) -> Markup:
         chart.label(predicted["n"], 1.0, mark, "tick", "middle", dy=-5)
     chart.line([(r["N"], r["success_rate"]) for r in rows], "smooth libra")
     for row in rows:
-        chart.whisker(row["N"], *row["ci95"], "whisker libra")
+        bottom, top = row["ci95"]
+        chart.whisker(row["N"], bottom, top, "whisker libra")
         for rate in row["seeds"]:
             if rate is not None:
                 chart.dot(row["N"], rate, "validation", 2.2)
