@@ -30,6 +30,7 @@ class Job:
     spread: float
     noise: float
     max_steps: int
+    first_seed: int
 
 
 def attempt(job: Job) -> tuple[bool, int]:
@@ -38,7 +39,7 @@ def attempt(job: Job) -> tuple[bool, int]:
     env = keep_environment(benchmark, job.task, render=False)
     moving = np.arange(benchmark.convention.size) != benchmark.convention.gripper
     rng = np.random.default_rng([job.task.index, job.reset])
-    env.reset(seed=FIRST_SEED + job.reset, spread=job.spread)
+    env.reset(seed=job.first_seed + job.reset, spread=job.spread)
     expert = benchmark.make_expert(env, seed=job.reset)
     expert.reset()
     steps = 0
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--resets", type=int, default=20)
     parser.add_argument("--spread", type=float, default=0.0, help="metres")
     parser.add_argument("--noise", type=float, default=0.0, help="std of the executed command")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--max-steps", type=int, default=400)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
@@ -65,7 +67,7 @@ def main() -> None:
     benchmark.require(spread=options.spread)
     tasks = benchmark.choose(options.suite, options.tasks)
     jobs = [
-        Job(task, reset, options.spread, options.noise, options.max_steps)
+        Job(task, reset, options.spread, options.noise, options.max_steps, options.first_seed)
         for task in tasks
         for reset in range(options.resets)
     ]

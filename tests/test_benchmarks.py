@@ -1,6 +1,7 @@
 """What all benchmarks share: tasks by index and by name, and what each can do."""
 
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 from fakes import TOY
@@ -47,6 +48,12 @@ def test_a_suite_leads_to_its_benchmark():
     assert len(names) == len(set(names))
     with pytest.raises(LibraError, match="unknown suite 'libero_gaol': did you mean 'libero_goal'"):
         benchmark_of("libero_gaol")
+
+
+@pytest.mark.parametrize("benchmark", [*BENCHMARKS, TOY], ids=lambda benchmark: benchmark.name)
+def test_a_benchmark_can_be_sent_to_a_worker(benchmark):
+    sent = ForkingPickler.loads(ForkingPickler.dumps(benchmark))
+    assert sent == benchmark
 
 
 def test_what_a_benchmark_cannot_do_is_said_beforehand():

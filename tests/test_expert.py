@@ -78,6 +78,14 @@ def test_a_small_error_gives_a_proportional_action():
     np.testing.assert_allclose(action, [1.4 * 0.2, 0, 0, 0, 0, 0, -1.0])
 
 
+def test_what_is_too_low_may_rise_aside():
+    aside = motion.lean(np.array([-1.0, 0.0, 0.0]), 0.4) @ motion.UP
+    low = motion.steer(np.array([0.3, 0.0, 0.0]), height=0.1, rise=aside)
+    assert low[2] == pytest.approx(0.1) and low[0] == pytest.approx(-0.1 * np.tan(0.4))
+    high = motion.steer(np.array([0.3, 0.0, -0.1]), height=0.0, rise=aside)
+    np.testing.assert_allclose(high, [0.3, 0.0, -0.1])
+
+
 def test_leaning_tips_the_vertical_towards_a_side():
     towards = np.array([0.0, 1.0, 0.0])
     tipped = motion.lean(towards, 0.3) @ motion.UP
@@ -90,6 +98,15 @@ def test_the_highest_thing_counts_only_along_the_way():
     assert motion.highest(tower, start, end, radius=0.09) == pytest.approx(0.4)
     aside = tower + np.array([0.0, 0.2, 0.0])
     assert motion.highest(aside, start, end, radius=0.09) == pytest.approx(0.1)
+
+
+@given(ANGLES)
+def test_the_highest_thing_may_be_sought_along_any_direction(angle: float):
+    turned = motion.rotation_about(np.array([0.6, 0.8, 0.0]), angle)
+    start, end = np.array([0.0, 0.0, 0.1]), np.array([0.5, 0.0, 0.1])
+    tower = box((0.25, 0.05, 0.2), (0.02, 0.02, 0.4))
+    found = motion.highest(tower @ turned.T, turned @ start, turned @ end, 0.09, turned @ motion.UP)
+    assert found == pytest.approx(0.4)
 
 
 # Grasps
@@ -197,18 +214,12 @@ def test_a_task_without_a_skill_says_which_goal():
     from libra_vla.simulation.goals import task_goals
     from libra_vla.simulation.suites import load_tasks
 
-    unable = {
-        suite: [task for task in load_tasks(suite) if not supports(task)]
-        for suite in ("libero_spatial", "libero_object", "libero_goal", "libero_10")
-    }
-    assert {suite: [task.index for task in tasks] for suite, tasks in unable.items()} == {
-        "libero_spatial": [],
-        "libero_object": [],
-        "libero_goal": [5, 9],  # pushing a plate, laying a bottle
-        "libero_10": [9],  # the microwave
-    }
+    for suite in ("libero_spatial", "libero_object", "libero_goal", "libero_10"):
+        assert all(supports(task) for task in load_tasks(suite))
+    unable = [task for task in load_tasks("libero_90") if not supports(task)]
+    assert {task.instruction for task in unable} >= {"open the microwave", "turn off the stove"}
     with pytest.raises(LibraError, match=r"asks for .* which the expert has no skill for"):
-        task_goals(unable["libero_10"][0])
+        task_goals(unable[0])
 
 
 # Episodes in the simulator
@@ -241,7 +252,16 @@ def attempt(suite: str, index: int, resets: range) -> list[bool]:
 
 
 @pytest.mark.simulator
-@pytest.mark.parametrize(("suite", "index"), [("libero_spatial", 2), ("libero_goal", 0)])
+@pytest.mark.parametrize(
+    ("suite", "index"),
+    [
+        ("libero_spatial", 2),
+        ("libero_goal", 0),
+        ("libero_goal", 5),  # pushing a plate
+        ("libero_goal", 9),  # laying a bottle into its rack
+        ("libero_10", 9),  # a mug into the microwave, and its door shut
+    ],
+)
 def test_the_expert_finishes_an_episode(suite: str, index: int):
     assert attempt(suite, index, range(1)) == [True]
 
@@ -257,7 +277,7 @@ def test_resets_that_failed_before(reset: int):
 @pytest.mark.simulator
 @pytest.mark.parametrize(
     ("suite", "index"),
-    [("libero_spatial", 6), ("libero_object", 0), ("libero_goal", 4), ("libero_goal", 7)],
+    [("libero_spatial", 6), ("libero_object", 0), ("libero_goal", 3), ("libero_goal", 4)],
 )
 def test_the_expert_succeeds_nearly_always(suite: str, index: int):
     assert sum(attempt(suite, index, range(20))) >= 19

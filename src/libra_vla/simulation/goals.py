@@ -1,14 +1,12 @@
 """What a task asks for, read from its own file and put into the order in which it can be done."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from libra_vla.errors import LibraError
 from libra_vla.simulation.benchmark import Task
-from libra_vla.simulation.rendering import choose_backend
-from libra_vla.simulation.suites import bddl_file
+from libra_vla.simulation.suites import problem
 
 TABLES = {f"{room}_table" for room in ("main", "kitchen", "living_room", "study", "coffee")} | {
     "floor"
@@ -50,20 +48,15 @@ def task_goals(task: Task) -> tuple[Goal, ...]:
     Raises:
         LibraError: there is no skill for one of them.
     """
-    # Reading a goal imports the simulator, which looks for its renderer then.
-    choose_backend()
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
-    from libero.libero.envs.bddl_utils import robosuite_parse_problem
-
-    problem = robosuite_parse_problem(str(bddl_file(task)))
-    asked = [(predicate.lower(), *names) for predicate, *names in problem["goal_state"]]
+    described = problem(task)
+    asked = [(predicate.lower(), *names) for predicate, *names in described["goal_state"]]
     for goal in asked:
-        if not _feasible(goal, problem):
+        if not _feasible(goal, described):
             raise LibraError(
                 f"{task.suite} {task.index} ('{task.instruction}') asks for ({' '.join(goal)}), "
                 "which the expert has no skill for"
             )
-    return tuple(_ordered(asked, problem))
+    return tuple(_ordered(asked, described))
 
 
 def is_drawer(name: str) -> bool:

@@ -29,6 +29,9 @@ WIDEST = 0.068
 """Widest part to grasp, m: 6 mm of room at each side of the open fingers."""
 
 SLICE = 0.008
+HOLD, SPACING = 0.010, 0.006
+"""Metres by which an object should rise between the pads of a leaning hand above the grip site,
+and between its samples: seen from the side its top is not level."""
 YAW_STEP = np.pi / 6
 DEPTHS = (0.029, 0.022, 0.015)
 FLOOR_CLEARANCE = 0.012
@@ -149,6 +152,7 @@ def plan_grasp(
     *,
     around_goal: np.ndarray | None = None,
     tilt: np.ndarray | None = None,
+    hold: float = 0.0,
 ) -> Grasp | None:
     """Returns the cheapest grasp, or None where there is none.
 
@@ -161,6 +165,7 @@ def plan_grasp(
         avoid: grasps that failed before; what is like them costs more.
         around_goal: surface samples [L, 3] that the hand should not touch at `goal` either.
         tilt: rotation [3, 3] by which the hand is to lean; by default it comes from above.
+        hold: metres by which what is grasped must rise above the grip site, see `HOLD`.
     """
     if tilt is not None:
         # The same world, turned about the object until the leaning hand points down.
@@ -170,11 +175,19 @@ def plan_grasp(
             around_goal = position + (around_goal - position) @ tilt
         avoid = [grasp for grasp in avoid if np.allclose(grasp.tilt, tilt)]
         grasp = plan_grasp(
-            target, others, position, tilt.T @ rotation, goal, base, avoid, around_goal=around_goal
+            target,
+            others,
+            position,
+            tilt.T @ rotation,
+            goal,
+            base,
+            avoid,
+            around_goal=around_goal,
+            hold=HOLD,
         )
         return grasp and replace(grasp, tilt=tilt)
     avoid = [grasp for grasp in avoid if np.allclose(grasp.tilt, np.eye(3))]
-    candidates = _candidates(target, position, rotation, goal, base)
+    candidates = _candidates(target, position, rotation, goal, base, hold)
     near = (np.abs(others - position)[:, :2] < 0.2).all(axis=1)
     nearby = others[near & (others[:, 2] > target[:, 2].min())]
     best = None
@@ -201,6 +214,7 @@ def _candidates(
     rotation: np.ndarray,
     goal: np.ndarray,
     base: np.ndarray,
+    hold: float,
 ) -> Iterator[Grasp]:
     """Yields what fits between the fingers, with its cost short of collisions."""
     level = [axis for axis in rotation.T if abs(axis[2]) < 0.5]
@@ -213,7 +227,7 @@ def _candidates(
         flat = (target - position) @ frame  # along, across, down
         for height in heights:
             down = position[2] - height
-            for centre, width, taper in _slices(flat, down):
+            for centre, width, taper in _slices(flat, down, min(hold, top - height)):
                 offset = frame @ np.array([*centre, down])
                 cost = (
                     WIDTH_COST * width
@@ -246,8 +260,10 @@ def hand_collides(points: np.ndarray, site: np.ndarray, rotation: np.ndarray) ->
     return _intrusion((points - site) @ rotation, 0.004) > 0.0
 
 
-def _slices(flat: np.ndarray, down: float) -> list[tuple[np.ndarray, float, float]]:
+def _slices(flat: np.ndarray, down: float, hold: float) -> list[tuple[np.ndarray, float, float]]:
     """Finds what fits between the pads at depth `down` (m, hand frame about the object's origin).
+
+    What does not rise above that by nearly `hold` (m) is only pinched by the finger tips.
 
     Returns:
         The centre [2] (along and across the finger axis), the width, and how much that changes per
@@ -277,6 +293,8 @@ def _slices(flat: np.ndarray, down: float) -> list[tuple[np.ndarray, float, floa
                 alone = before[i] < centre - FINGER_INNER and after[j] > centre + FINGER_INNER
                 if alone and end - start < WIDEST:
                     between = window[(along >= start) & (along <= end)]
+                    if hold > 0.0 and between[:, 2].min() > down - hold + SPACING / 2:
+                        continue
                     taper = _taper(between, across)
                     found.append((np.array([centre, across]), float(end - start), taper))
     return found

@@ -78,8 +78,7 @@ class LiberoEnv:
             raise unknown("meshes", meshes, get_args(Meshes))
         self.task, self.image_size, self.cameras = task, image_size, cameras
         self.success, self.steps_taken = False, 0
-        if render:
-            choose_backend()
+        choose_backend(required=render)
         self.robosuite_env = _build(task)
         self._watch()
         self._renderer = (

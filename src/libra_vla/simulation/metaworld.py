@@ -21,7 +21,7 @@ from libra_vla.errors import LibraError, unknown
 from libra_vla.observation import Observation
 from libra_vla.simulation.benchmark import Task
 from libra_vla.simulation.metaworld_tasks import ACTION_REPEAT, FIRST_OFFICIAL_SEED
-from libra_vla.simulation.rendering import available, choose_backend, drawing_only, visible_geoms
+from libra_vla.simulation.rendering import choose_backend, drawing_only, visible_geoms
 
 METAWORLD_CONVENTION = ActionConvention(
     names=("dx", "dy", "dz", "gripper"),
@@ -74,8 +74,7 @@ class MetaworldEnv:
         self.task, self.cameras = task, cameras
         self.steps_taken, self.solved = 0, list[int]()
         self.privileged = np.zeros(39)
-        if render or available():  # MuJoCo is imported once, and another scene may be drawn
-            choose_backend()
+        choose_backend(required=render)
         self.metaworld_env = _build(task)
         self._renderer = _Renderer(self.metaworld_env, image_size) if render else None
 

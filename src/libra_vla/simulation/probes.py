@@ -1,16 +1,13 @@
 """What an evaluation reads from a scene beside observations; none of it is shown to a policy."""
 
-import logging
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from libra_vla.simulation.benchmark import Task
 from libra_vla.simulation.libero import LiberoEnv
-from libra_vla.simulation.rendering import choose_backend
-from libra_vla.simulation.suites import bddl_file
+from libra_vla.simulation.suites import problem
 
 Predicates = list[list[str]]
 
@@ -45,7 +42,7 @@ def goal_here(task: Task, other: Task) -> Predicates | None:
         None if something that it is about is not in this scene, or if reaching one of the two goals
         would be part of reaching the other one.
     """
-    here, there = _problem(task), _problem(other)
+    here, there = problem(task), problem(other)
     names = {name for _, *names in there["goal_state"] for name in names}
     meant = {name: _meant(name, here, there) for name in names}
     found = {name for name in meant.values() if name is not None}
@@ -73,13 +70,3 @@ def _place(name: str, problem: dict[str, Any]) -> list[str] | None:
     """Where an object is at the start: a predicate and what it is on or in."""
     placed = (fact for fact in problem["initial_state"] if len(fact) == 3 and fact[1] == name)
     return next(([word, where] for word, _, where in placed), None)
-
-
-@cache
-def _problem(task: Task) -> dict[str, Any]:
-    """What a task's file says."""
-    choose_backend()  # reading it imports the simulator, which looks for its renderer then
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
-    from libero.libero.envs.bddl_utils import robosuite_parse_problem
-
-    return robosuite_parse_problem(str(bddl_file(task)))

@@ -34,8 +34,12 @@ def probe() -> dict[str, Any]:
     return {"backend": chosen, "available": found, "ok": ok, "remedy": None if ok else REMEDY}
 
 
-def choose_backend() -> str:
-    """Sets MUJOCO_GL, unless the user has, and returns it; to be called before importing MuJoCo.
+def choose_backend(*, required: bool = True) -> str | None:
+    """Sets MUJOCO_GL, unless the user has, and returns it; to be called before importing MuJoCo,
+    which settles it for the process, and so even where nothing is drawn yet.
+
+    Args:
+        required: without any library, raise instead of returning None.
 
     Raises:
         LibraError: Linux without any library to render with.
@@ -45,6 +49,8 @@ def choose_backend() -> str:
     if sys.platform != "linux":
         return "glfw"
     found = available()
+    if not found and not required:
+        return None
     if not found:
         raise LibraError(f"no headless OpenGL library was found: {REMEDY}")
     os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"] = found[0]

@@ -1,14 +1,18 @@
 """The suites and tasks of LIBERO, read from the installed package without starting a simulator."""
 
 import ast
+import logging
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from libra_vla.errors import LibraError, unknown
 from libra_vla.simulation.benchmark import Task
+from libra_vla.simulation.rendering import choose_backend
 
 STEP_BUDGETS = {
     "libero_spatial": 220,
@@ -69,6 +73,19 @@ def load_tasks(suite: str, indices: Sequence[int] | None = None) -> list[Task]:
 def bddl_file(task: Task) -> Path:
     """Returns the file that describes a task's scene and goal."""
     return package_folder() / "bddl_files" / task.suite / f"{task.name}.bddl"
+
+
+@cache
+def problem(task: Task) -> dict[str, Any]:
+    """Returns what that file says: `objects`, `regions`, `initial_state`, `goal_state` and others.
+
+    The same object is returned each time: it is to be read only.
+    """
+    choose_backend(required=False)  # this imports the simulator, which looks for its renderer then
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    from libero.libero.envs.bddl_utils import robosuite_parse_problem
+
+    return robosuite_parse_problem(str(bddl_file(task)))
 
 
 def official_states(task: Task) -> np.ndarray:

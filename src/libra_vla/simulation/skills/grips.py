@@ -11,7 +11,6 @@ from libra_vla.simulation.skills.motion import UP, lean, level, outermost
 
 LEAN, LEAN_COST = 0.44, 0.04
 """Angle (rad) by which a hand leans, and what that costs in a choice of grasps."""
-SIDES = tuple(np.array(side) for side in ((1.0, 0, 0), (-1.0, 0, 0), (0, 1.0, 0), (0, -1.0, 0)))
 NECK = 0.55
 """Part of a bottle's height at which it is grasped."""
 BAND = 0.008
@@ -47,8 +46,17 @@ def choose_grasp(
         return _from_the_side(scene, goal, middle, -level(along), float(np.arccos(along[2])))
     tilts: list[np.ndarray | None] = [None]
     if is_drawer(goal.receptacle):
-        tilts += [lean(side, LEAN) for side in SIDES]
+        aside = lean(level(scene.pose(goal.target)[0] - scene.region(goal.receptacle)[0]), LEAN)
+        tilts = [aside] if _overhung(scene, goal.target) else [None, aside]
     return _planned(scene, goal, place, failed, tilts)
+
+
+def _overhung(scene: Scene, target: str) -> bool:
+    """Tells whether an object lies below something, such as an open drawer."""
+    mine, others = scene.points(only=target), scene.points(without=target)
+    above = others[others[:, 2] > mine[:, 2].max(), :2]
+    low, high = mine[:, :2].min(axis=0), mine[:, :2].max(axis=0)
+    return bool(((above > low) & (above < high)).all(axis=1).any())
 
 
 def _planned(
@@ -70,7 +78,7 @@ def _planned(
             place,
             scene.base,
             failed,
-            around_goal=others if len(tilts) > 1 else None,
+            around_goal=others if is_drawer(goal.receptacle or "") else None,
             tilt=tilt,
         )
         for tilt in tilts

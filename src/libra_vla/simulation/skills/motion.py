@@ -37,17 +37,21 @@ def funnel(error: float, room: float, insertion: float, ceiling: float) -> float
     return float(np.clip(slope * (error - 0.5 * room), 0.0, ceiling))
 
 
-def steer(way: np.ndarray, height: float, up: np.ndarray = UP) -> np.ndarray:
+def steer(
+    way: np.ndarray, height: float, up: np.ndarray = UP, rise: np.ndarray | None = None
+) -> np.ndarray:
     """Turns the way to a goal [3] into the step to take while `height` must be kept above it.
 
     What is too low rises before it moves sideways.
 
     Args:
         up: unit vector [3] along which height is measured: against the direction of approach.
+        rise: vector [3] along which what is too low rises; `up` where nothing is overhead.
     """
     vertical = float(way @ up) + height
     gate = np.clip(1.0 - (vertical - GATE / 2) / GATE, 0.0, 1.0)
-    return gate * (way - (way @ up) * up) + vertical * up
+    upwards = up if rise is None or vertical < 0.0 else rise / float(rise @ up)
+    return gate * (way - (way @ up) * up) + vertical * upwards
 
 
 def sideways(way: np.ndarray, up: np.ndarray = UP) -> float:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from libra_vla.simulation.goals import Goal
+from libra_vla.simulation.goals import Goal, is_drawer
 from libra_vla.simulation.grasping import FINGER_TIP, Grasp, present_grasp
 from libra_vla.simulation.scene import Scene
 from libra_vla.simulation.skills.grips import choose_grasp
@@ -114,7 +114,7 @@ class PickAndPlace(Skill):
             self._release = hand
             self._held_true = self.scene.holds(self.goal)
             return self._go(self._open, hand, frame)
-        return action(steer(way, height, up), turn, gripper=1.0)
+        return action(steer(way, height, up, self._rise), turn, gripper=1.0)
 
     def _open(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         self.phase = "open"
@@ -176,6 +176,8 @@ class PickAndPlace(Skill):
         bottom = float(position @ up - (mine @ up).min())
         top = highest(others, position, place, CORRIDOR, up)
         self._placement = placement
+        # What lies under an open drawer comes out the way the hand went in.
+        self._rise = self._grasp.tilt @ UP if is_drawer(self._receptacle) else up
         self._carry = max(top + CLEARANCE + bottom - float(place @ up), CLEARANCE)
 
     def _grasp_pose(self, position: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, float]:

@@ -126,7 +126,14 @@ def _inserted(scene: Scene, oven: str, relative: np.ndarray) -> Placement:
     centre, half = scene.region(oven)
     outwards = scene.front(oven)
     _, surface = scene.receptacle(oven)
-    position = centre + (half @ np.abs(outwards) - INSIDE) * outwards
+    depth = float(half @ np.abs(outwards))
+    position = centre + (depth - INSIDE) * outwards
+    # The region reaches into the walls: what counts is the middle between these.
+    walls = scene.points(only=scene.owner(oven)) - centre
+    walls = walls[(np.abs(walls @ outwards) < depth / 2) & (np.abs(walls[:, 2]) < half[2] / 2)]
+    across = np.cross(UP, outwards)
+    aside = walls @ across
+    position += (aside[aside < 0].max() + aside[aside > 0].min()) / 2 * across
     position[2] = surface - float(relative[:, 2].min()) + DROP
     return Placement(position, up=outwards)
 

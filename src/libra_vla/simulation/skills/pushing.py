@@ -1,4 +1,4 @@
-"""Pushing drawers and doors shut with closed fingers."""
+"""Pushing drawers and doors shut with closed fingers, and plates with open ones."""
 
 from abc import abstractmethod
 
@@ -36,6 +36,8 @@ PUSH = 0.05
 """Metres that the hand aims beyond the bar."""
 SHUT, DOOR_SHUT = 0.003, -0.002
 """Position (m) of a drawer and angle (rad) of a door from which on it is shut."""
+AT_REST = 4
+"""Steps for which a door must stay shut, since it may spring back."""
 ARM = 0.17
 """Metres from its hinge at which a door is pushed."""
 GRIP = 0.035
@@ -47,10 +49,11 @@ GAP, APART = 0.006, 0.01
 ABOVE = 0.002
 """Metres between the finger tips and the table."""
 PLATE_STEP, HOLD_DOWN = 0.022, 4.0
+"""Metres that the hand aims ahead of itself, and the gain that keeps it down."""
 PLACED = 0.008
 """Metres before its place at which a plate is left."""
 RETREAT = 0.08
-SPEED = 0.9
+SPEED, DOOR_SPEED = 0.9, 0.6
 
 
 class Push(Skill):
@@ -75,7 +78,7 @@ class Push(Skill):
 
     @abstractmethod
     def _plan(self) -> None:
-        """Says where the push begins, how the hand is turned and where it retreats to."""
+        """Says where the push starts, how the hand is turned then, and which way it moves back."""
 
     @abstractmethod
     def _push(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
@@ -132,6 +135,7 @@ class CloseDoor(Push):
     def _plan(self) -> None:
         self._joint = self.scene.joint(self.goal.target)
         points = self.scene.body_points(self._joint.body)
+        self._shut = 0
         self._rotation = hand_rotation(0.0)
         self._height = float(points[:, 2].max()) - GRIP
         self._start = self._behind(RUN_UP)
@@ -152,11 +156,12 @@ class CloseDoor(Push):
 
     def _push(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         self.phase = "push"
-        if self._joint.value > DOOR_SHUT or self._stalled(hand):
+        self._shut = self._shut + 1 if self._joint.value > DOOR_SHUT else 0
+        if self._shut > AT_REST or self._stalled(hand):
             self._release = hand
             return self._go(self._retreat, hand, frame)
         way = self._behind(-PUSH) - hand
-        return action(way, rotation_vector(self._rotation @ frame.T), gripper=1.0, speed=SPEED)
+        return action(way, rotation_vector(self._rotation @ frame.T), gripper=1.0, speed=DOOR_SPEED)
 
 
 class PushPlate(Push):
