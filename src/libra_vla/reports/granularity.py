@@ -99,7 +99,8 @@ def curve(name: str, study: Study) -> Markup:
         chart.label(n, 1.0, letters, "tick", "middle", dy=-5)
     chart.line([(r["N"], r["success_rate"]) for r in rows], "smooth libra")
     for row in rows:
-        chart.whisker(row["N"], *row["ci95"], "whisker libra")
+        below, above = row["ci95"]
+        chart.whisker(row["N"], below, above, "whisker libra")
         for rate in row["seeds"]:
             if rate is not None:
                 chart.dot(row["N"], rate, "validation", 2.2)
