@@ -89,14 +89,18 @@ def curve(name: str, study: Study) -> Markup:
     low, high = (chart.across(n) for n in found["peak"]["interval"])
     span = low - 6, chart.TOP, high + 6, chart.height - chart.BOTTOM
     chart.marks.append(box(*span, "bar libra"))
+    foreseen: dict[float, str] = {}
     for key, predicted in study["prediction"]["observables"].items():
+        near = (n for n in foreseen if abs(chart.across(n) - chart.across(predicted["n"])) < 16)
+        at = next(near, predicted["n"])
+        foreseen[at] = " ".join([*foreseen.get(at, "").split(), TITLES[key][1]])
         chart.rule(x=predicted["n"], class_="switch")
-        mark = TITLES[key][1]
-        chart.label(predicted["n"], 1.0, mark, "tick", "middle", dy=-5)
+    for n, letters in foreseen.items():
+        chart.label(n, 1.0, letters, "tick", "middle", dy=-5)
     chart.line([(r["N"], r["success_rate"]) for r in rows], "smooth libra")
     for row in rows:
-        bottom, top = row["ci95"]
-        chart.whisker(row["N"], bottom, top, "whisker libra")
+        below, above = row["ci95"]
+        chart.whisker(row["N"], below, above, "whisker libra")
         for rate in row["seeds"]:
             if rate is not None:
                 chart.dot(row["N"], rate, "validation", 2.2)

@@ -305,6 +305,8 @@ def _unasked(
     found = []
     if (now := versions()["commit"]) != registration["commit"]:
         found.append(f"the code is {now}; it was registered at {registration['commit']}")
+    elif now is not None and now.endswith("+"):
+        found.append(f"the code has changes that commit {now} does not hold")
     if len(done) < len(sweep):
         found.append(f"{len(sweep) - len(done)} of {len(sweep)} runs of the sweep are missing")
     paid, sweep_paid = (sum(r["core_seconds"] for r in rs) for rs in (before, done))

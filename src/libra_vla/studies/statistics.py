@@ -152,12 +152,15 @@ def resampled(outcomes: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray
     """
     rng = np.random.default_rng(seed)
     _, seeds, trials = outcomes.shape
-    rates = np.empty((resamples, len(outcomes)))
-    for row in rates:
-        runs = outcomes[:, rng.integers(seeds, size=seeds)]
-        drawn = runs[:, :, rng.integers(trials, size=trials)]
-        row[:] = np.nanmean(drawn, axis=(1, 2))
-    return rates
+    # How often each seed and each trial was drawn: products of these weights are the resample.
+    chosen = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples).astype(float)
+    drawn = rng.multinomial(trials, np.full(trials, 1 / trials), size=resamples).astype(float)
+    known = np.isfinite(outcomes)
+    total, count = (
+        np.einsum("lsr,rs->rl", table @ drawn.T, chosen)
+        for table in (np.where(known, outcomes, 0.0), known.astype(float))
+    )
+    return total / np.maximum(count, 1.0)
 
 
 def peak(levels: Sequence[int], outcomes: np.ndarray, *, resamples: int = RESAMPLES) -> Peak:
