@@ -205,7 +205,7 @@ def test_stopped_from_outside_it_goes_on_later(tmp_path: Path, how: signal.Signa
 
 @pytest.mark.simulator
 def test_real_demonstrations_are_reproducible(tmp_path: Path):
-    pytest.importorskip("robosuite")
+    pytest.importorskip("libero")
     options = {"tasks": "0", "episodes": 2, "image_size": 64, "noise": 0.2}
     summary = collect(config(tmp_path / "set", workers=2, **options), benchmark=LIBERO)
     dataset = LeRobotDataset.open(tmp_path / "set")

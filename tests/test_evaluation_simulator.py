@@ -28,7 +28,7 @@ def load_scripted(folder: Path, device: str) -> ScriptedPolicy:
 
 @pytest.fixture(scope="module", autouse=True)
 def libero():
-    pytest.importorskip("robosuite")
+    pytest.importorskip("libero")
 
 
 def job(suite: str, **options) -> Job:

@@ -89,7 +89,7 @@ Spoil = Callable[[object, np.ndarray], np.ndarray]
 
 def attempt(suite: str, index: int, *, goal: tuple[str, ...] | None = None, spoil: Spoil) -> Events:
     """What a witness sees of the expert, told another goal, with spoilt actions."""
-    pytest.importorskip("robosuite")
+    pytest.importorskip("libero")
     from libra_vla.simulation.benchmark import keep_environment
     from libra_vla.simulation.expert import ScriptedExpert
     from libra_vla.simulation.goals import Goal

@@ -100,7 +100,7 @@ def local_episode(policy: LibraPolicy, state, suite: str, index: int, steps: int
 @pytest.mark.parametrize("steps", [10, pytest.param(300, marks=pytest.mark.slow)])
 def test_openpi_client_on_libero(steps):
     openpi = pytest.importorskip("openpi_client.websocket_client_policy")
-    pytest.importorskip("robosuite")
+    pytest.importorskip("libero")
     suite, index, policy = "libero_goal", 1, untrained()
     state = official_states(load_tasks(suite, [index])[0])[0]
     with serving(BatchedPolicy(policy)) as server:
