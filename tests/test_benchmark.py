@@ -3,7 +3,14 @@ import pytest
 import torch
 from fakes import ScriptedPolicy, observation
 
-from libra_vla.benchmark import MONOLITH, Repeated, _overhead_ms, _run_paced, heavy_config
+from libra_vla.benchmark import (
+    MONOLITH,
+    Repeated,
+    _overhead_ms,
+    _run_paced,
+    heavy_config,
+    operations,
+)
 from libra_vla.execution.executor import ExecutionConfig, Executor
 from libra_vla.policies.libra import make_model
 
@@ -15,6 +22,16 @@ def test_the_heavy_policy_and_its_monolithic_twin_are_of_equal_size():
         return sum(p.numel() for p in model.parameters())
 
     assert size("libra") == pytest.approx(size(MONOLITH), rel=0.01)
+
+
+def test_operations_fall_as_a_plan_is_shared_by_more_chunks():
+    counted = operations("tiny", (1, 2, 1000))
+    lower = counted["lower_than_monolith"]
+    assert lower["M=1"] < lower["M=2"] < lower["M=1000"] < 1.0
+    # What M saves is the planner: half of it from 1 to 2, hardly any of it is left at 1000.
+    assert 2.0 * (lower["M=2"] - lower["M=1"]) == pytest.approx(
+        lower["M=1000"] - lower["M=1"], rel=0.01
+    )
 
 
 def test_a_repeated_planner_plans_as_often():

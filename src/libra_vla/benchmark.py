@@ -4,7 +4,9 @@ Machines differ and drift, so contenders take turns, and what counts is their ra
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +26,7 @@ from libra_vla.execution.process import ProcessPlanner
 from libra_vla.execution.protocol import Plan
 from libra_vla.files import require_absent, write_json
 from libra_vla.observation import Observation, ObservationSpec
+from libra_vla.policies.info import describe_preset
 from libra_vla.policies.policy import LibraPolicy, StateStatistics
 from libra_vla.versions import versions
 
@@ -69,6 +72,9 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         "preset": config.preset,
         "threads": config.threads,
         "latency": latency(config, twin),
+        "operations": {
+            preset: operations(preset, config.horizon_factors) for preset in _counted(config.preset)
+        },
         "concurrent": concurrent(config),
         "serving": serving(config),
         "versions": versions(),
@@ -111,6 +117,23 @@ def latency(config: BenchConfig, twin: str) -> dict[str, Any]:
         "parameters": {n: e.policy.parameters()["total"] for n, e in executors.items()},  # pyright: ignore
         "executor_overhead_ms_per_step": round(float(np.median(overhead)), 4),
     }
+
+
+def operations(preset: str, factors: Sequence[int]) -> dict[str, Any]:
+    """The same as `latency`, in floating-point operations: counted, so for any size of policy."""
+    dual, monolith = (describe_preset(p)["flops"] for p in (preset, f"{preset}-{MONOLITH}"))
+    return {
+        "planner_over_refiner": round(dual["plan"] / dual["chunk"], 2),
+        "lower_than_monolith": {
+            f"M={m}": round(1.0 - (dual["plan"] / m + dual["chunk"]) / monolith["chunk"], 4)
+            for m in factors
+        },
+    }
+
+
+def _counted(preset: str) -> tuple[str, ...]:
+    """The preset, and the paper's where its library is installed."""
+    return (preset, "paper") if find_spec("transformers") and preset != "paper" else (preset,)
 
 
 RATE_HZ = 20.0
