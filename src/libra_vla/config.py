@@ -22,6 +22,7 @@ class BackboneConfig:
     Attributes:
         kind: "small" trains from scratch; "internvl" is Hugging Face's native InternVL.
         width: token width W of the small backbone.
+        modulated: whether the instruction modulates the small backbone's convolutions (FiLM).
         model: fields of the Hugging Face configuration ("internvl" only).
         tokenizer: folder or hub name of the tokenizer ("internvl" only).
         frozen: parts that are not trained, by attribute name ("vision_tower").
@@ -29,6 +30,7 @@ class BackboneConfig:
 
     kind: BackboneKind = "small"
     width: int = 128
+    modulated: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = ""
     frozen: tuple[str, ...] = ()

@@ -81,22 +81,30 @@ class WordEmbedding(nn.Module):
 
 
 class SmallBackbone(nn.Module):
-    """Small convolutional encoder and hashed words, trained from scratch."""
+    """Small convolutional encoder and hashed words, trained from scratch.
 
-    def __init__(self, cameras: int, image_size: int, width: int) -> None:
+    With `modulated`, the mean of the words modulates the convolutions.
+    """
+
+    def __init__(
+        self, cameras: int, image_size: int, width: int, *, modulated: bool = False
+    ) -> None:
         super().__init__()
         self.width = width
-        self.vision = SmallVision(cameras, image_size, width)
+        self.vision = SmallVision(cameras, image_size, width, asked=width if modulated else 0)
         self.words = WordEmbedding(width)
 
     def forward(self, images: Tensor, instructions: Sequence[str]) -> Tokens:
-        return Tokens.join(self.vision(images), self.words(instructions))
+        words = self.words(instructions)
+        present = words.mask[..., None].to(words.values.dtype)
+        mean = (words.values * present).sum(dim=1) / present.sum(dim=1).clamp(min=1.0)
+        return Tokens.join(self.vision(images, mean), words)
 
 
 def make_backbone(config: BackboneConfig, cameras: int, image_size: int) -> Backbone:
     """Builds the planner's backbone; Hugging Face is imported only for "internvl"."""
     if config.kind == "small":
-        return SmallBackbone(cameras, image_size, config.width)
+        return SmallBackbone(cameras, image_size, config.width, modulated=config.modulated)
     if config.kind == "internvl":
         from libra_vla.policies.huggingface import InternVLBackbone
 

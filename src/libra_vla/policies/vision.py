@@ -45,6 +45,26 @@ class SpatialSoftmax(nn.Module):
         return torch.cat([row, column], dim=-1)
 
 
+class Modulation(nn.Module):
+    """Scales and shifts feature channels by what is asked for (FiLM, Perez et al. 2018).
+
+    What an image is searched for then depends on the instruction. It begins as the identity.
+    """
+
+    def __init__(self, asked: int, channels: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Linear(asked, asked), nn.SiLU(), nn.Linear(asked, 2 * channels)
+        )
+        for parameter in self.network[2].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, asked: Tensor) -> Tensor:
+        """Features [B, C, h, w] and a vector for each of them [B, W] -> [B, C, h, w]."""
+        scale, shift = self.network(asked)[..., None, None].chunk(2, dim=1)
+        return x * (1.0 + scale) + shift
+
+
 class SmallVision(nn.Module):
     """Convolutions over each camera, 1/16 resolution tokens and one token of key points.
 
@@ -54,11 +74,12 @@ class SmallVision(nn.Module):
         cameras: number of cameras C; 0 gives no tokens (a policy without images).
         image_size: side of the square input, a multiple of 16.
         width: token width W.
+        asked: size of a vector that modulates the convolutions; 0 for none.
     """
 
     POINTS = 32
 
-    def __init__(self, cameras: int, image_size: int, width: int) -> None:
+    def __init__(self, cameras: int, image_size: int, width: int, asked: int = 0) -> None:
         super().__init__()
         self.cameras, self.width = cameras, width
         if cameras == 0:
@@ -70,6 +91,7 @@ class SmallVision(nn.Module):
             ResidualBlock(64),
             nn.SiLU(),
         )
+        self.modulation = Modulation(asked, 64) if asked else None
         self.down = nn.Conv2d(64, width, 3, stride=2, padding=1)
         self.points = SpatialSoftmax(64, self.POINTS)
         self.point_token = nn.Linear(2 * self.POINTS, width)
@@ -77,14 +99,18 @@ class SmallVision(nn.Module):
         self.position = nn.Parameter(torch.randn(grid + 1, width) * 0.02)
         self.camera = nn.Parameter(torch.randn(cameras, 1, width) * 0.02)
 
-    def forward(self, images: Tensor) -> Tokens:
-        """[B, C, 3, h, w] in [0, 1] -> C x ((h/16)^2 + 1) tokens."""
+    def forward(self, images: Tensor, asked: Tensor | None = None) -> Tokens:
+        """[B, C, 3, h, w] in [0, 1], and what is asked for [B, A] -> C x ((h/16)^2 + 1) tokens."""
         batch = len(images)
         if self.cameras == 0:
             return Tokens.dense(images.new_zeros(batch, 0, self.width))
         # Channels-last convolutions are about a third faster on CPUs.
         flat = (images.flatten(0, 1) * 2.0 - 1.0).contiguous(memory_format=torch.channels_last)
-        features = self.stem(flat)
+        features = flat
+        for layer in self.stem:
+            if isinstance(layer, ResidualBlock) and self.modulation and asked is not None:
+                features = self.modulation(features, asked.repeat_interleave(self.cameras, dim=0))
+            features = layer(features)
         grid = F.silu(self.down(features)).flatten(2).transpose(1, 2)
         points = self.point_token(self.points(features))
         tokens = torch.cat([grid, points[:, None]], dim=1) + self.position
