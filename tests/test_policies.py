@@ -13,8 +13,8 @@ from libra_vla.config import PolicyConfig, from_json, load_preset, preset_names,
 from libra_vla.errors import LibraError
 from libra_vla.execution.protocol import InpaintingPolicy, Policy
 from libra_vla.observation import Observation, ObservationSpec
-from libra_vla.policies import LibraPolicy, load_policy
-from libra_vla.policies.backbones import WordEmbedding
+from libra_vla.policies import LibraPolicy, checkpoints, load_policy
+from libra_vla.policies.backbones import WordEmbedding, make_backbone
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.policy import StateStatistics
 from libra_vla.policies.vision import SmallVision
@@ -284,6 +284,53 @@ def test_checkpoints_hold_everything(preset: str, tmp_path: Path):
             loaded.refine(observe(), plan.coarse[:5]), policy.refine(observe(), plan.coarse[:5])
         )
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["checkpoint"]
+
+
+def test_half_precision_halves_the_file_and_hardly_moves_an_action(tmp_path: Path):
+    policy = make_policy()
+    train_a_little(policy, 2)
+    policy.save_pretrained(tmp_path / "full")
+    policy.save_pretrained(tmp_path / "half", half=True)
+    full, half = (load_policy(tmp_path / name) for name in ("full", "half"))
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.05)
+    coarse = full.plan(observe()).coarse[:5]
+    actions = []
+    for loaded in (full, half):
+        loaded.reset(0)
+        assert next(loaded.model.parameters()).dtype == torch.float32
+        actions.append(loaded.refine(observe(), coarse))
+    span = np.ptp(actions[0]) or 1.0
+    assert 0 < np.abs(actions[0] - actions[1]).max() < 0.01 * max(span, 1.0)
+
+
+def test_a_policy_that_comes_with_the_package_is_found_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    make_policy().save_pretrained(tmp_path / "package" / "libra-one", half=True)
+    assert load_policy("libra-one").chunk == 5
+    with pytest.raises(LibraError, match=r"libra-won holds no policy.*, or one of libra-one"):
+        load_policy("libra-won")
+    make_policy("tiny-monolithic").save_pretrained(tmp_path / "libra-one")
+    assert load_policy("libra-one").config.kind == "monolithic"  # a folder of that name wins
+
+
+def test_an_instruction_modulates_what_is_looked_for():
+    small = dataclasses.replace(load_preset("small").planner.backbone, width=16)
+    backbone = make_backbone(small, cameras=1, image_size=32)
+    images = torch.rand(2, 1, 3, 32, 32)
+    seen = backbone(images[:1].repeat(2, 1, 1, 1, 1), ("the bowl", "the plate")).values
+    assert torch.equal(seen[0, :5], seen[1, :5])  # untrained, it is the identity
+    for parameter in backbone.vision.modulation.parameters():
+        torch.nn.init.normal_(parameter)
+    seen = backbone(images[:1].repeat(2, 1, 1, 1, 1), ("the bowl", "the plate")).values
+    assert not torch.allclose(seen[0, :5], seen[1, :5])
+    # Each sample by its own instruction, whatever stands beside it in the batch.
+    alone = backbone(images[1:], ("the plate",)).values
+    beside = backbone(images, ("the bowl", "the plate")).values[1:]
+    assert torch.allclose(alone, beside, atol=1e-5)
 
 
 def test_damaged_checkpoints(tmp_path: Path):

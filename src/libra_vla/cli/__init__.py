@@ -20,6 +20,7 @@ COMMANDS = {
     "study convergence": "a third of the training budget against all of it",
     "study baselines": "other policies of equal size, data and training",
     "study asynchrony": "what a late planner costs, over modes, M and delays",
+    "export": "a policy's weights in half precision, to be shipped",
     "serve": "a policy, or its planner alone, behind a websocket (openpi's protocol)",
     "run": "evaluates with the refiner here and the planner on another machine",
     "info": "parameters, FLOPs and memory of a preset or of a trained policy",

@@ -18,11 +18,11 @@ from libra_vla.files import atomic_folder, read_json, sha256, write_json
 from libra_vla.images import resize
 from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies.batch import Moment
+from libra_vla.policies.checkpoints import MANIFEST, WEIGHTS, find_checkpoint
 from libra_vla.policies.denoising import Join
 from libra_vla.policies.libra import make_model
 
 FORMAT = 1
-WEIGHTS, MANIFEST = "model.safetensors", "policy.json"
 
 
 @dataclass(frozen=True)
@@ -164,14 +164,21 @@ class LibraPolicy:
         }
 
     def save_pretrained(
-        self, folder: Path | str, weights: Mapping[str, torch.Tensor] | None = None
+        self,
+        folder: Path | str,
+        weights: Mapping[str, torch.Tensor] | None = None,
+        *,
+        half: bool = False,
     ) -> None:
         """Writes weights (safetensors) and manifest (JSON) as a whole or not at all.
 
         Args:
             weights: state dict to save instead of the model's own, for instance its EMA.
+            half: write 16-bit floats; they are loaded as 32-bit ones.
         """
         tensors = dict(self.model.state_dict() if weights is None else weights)
+        if half:
+            tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         with atomic_folder(folder) as aside:
             save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, aside / WEIGHTS)
             write_json(
@@ -189,19 +196,12 @@ class LibraPolicy:
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: str = "cpu") -> "LibraPolicy":
-        """Loads a checkpoint folder, or the run folder that holds `checkpoint/`.
+        """Loads a checkpoint; `folder` as in `find_checkpoint`.
 
         Raises:
             LibraError: nothing there, damaged or truncated files, or another format.
         """
-        folder = Path(folder)
-        if not (folder / MANIFEST).exists() and (folder / "checkpoint" / MANIFEST).exists():
-            folder = folder / "checkpoint"
-        if not (folder / MANIFEST).exists():
-            raise LibraError(
-                f"{folder} holds no policy ({MANIFEST} is missing): give the folder that "
-                "`libra train --out` wrote"
-            )
+        folder = find_checkpoint(folder)
         manifest = read_json(folder / MANIFEST)
         if manifest.get("format") != FORMAT:
             raise LibraError(

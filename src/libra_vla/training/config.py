@@ -18,6 +18,8 @@ class TrainConfig:
         data: LeRobot v3.0 dataset.
         out: run folder: `checkpoint/` (safetensors and JSON), `metrics.jsonl`.
         preset: name of a preset; see `libra info`.
+        init: start from the weights of this policy instead, and keep its architecture and its
+            normalisation; the preset and its changes are then without effect.
         resume: continue the run in `out` exactly where its last saved state stands.
         blind: train without images (a control: what can be done without looking).
         steps: optimiser steps.
@@ -55,6 +57,7 @@ class TrainConfig:
     data: Path
     out: Path
     preset: str = "tiny"
+    init: Path | None = None
     resume: bool = False
     blind: bool = False
     steps: int = 2000
