@@ -14,6 +14,7 @@ COMMANDS = {
     "collect": "demonstrations by scripted experts, as a LeRobot v3.0 dataset",
     "train": "trains a policy on a dataset",
     "eval": "evaluates a policy under the benchmark's official protocol",
+    "study suites": "the paper's first table, from nothing: one policy for all LIBERO suites",
     "study granularity": "success over N, and the N that balance foretells",
     "study components": "what each half brings: Base, VE, Refinement, full",
     "study curriculum": "teacher forcing, the planner's intents, or the dynamic curriculum",

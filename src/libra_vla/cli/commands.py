@@ -62,6 +62,14 @@ def eval(words: Words) -> Outcome:
     return Outcome(f"{summaries.evaluate(results, config.out)}\nopen  {page}")
 
 
+def study_suites(words: Words) -> Outcome:
+    """One policy on all suites, from nothing."""
+    from libra_vla.studies.suites import SuitesConfig, study_suites
+
+    config = parse(SuitesConfig, words, command="study suites")
+    return Outcome(summaries.suites(study_suites(config), config.out))
+
+
 def study_granularity(words: Words) -> Outcome:
     """Success over N, and where balance foretells its peak."""
     from libra_vla.studies.granularity import GranularityConfig, study_granularity
