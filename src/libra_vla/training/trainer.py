@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.errors import LibraError
-from libra_vla.files import require_absent, write_text
+from libra_vla.files import alone_in_out, require_absent, write_text
 from libra_vla.policies.batch import Batch
 from libra_vla.policies.policy import LibraPolicy
 from libra_vla.training.building import build_policy
@@ -28,6 +28,7 @@ from libra_vla.training.state import EMA, RECORD, TrainingState
 VALIDATION_BATCHES = 8
 
 
+@alone_in_out
 def train(config: TrainConfig, *, position: int = 0, quiet: bool = False) -> dict[str, Any]:
     """Trains a policy and returns a summary: the last metrics, the switch, the folder.
 
