@@ -16,6 +16,7 @@ from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies import LibraPolicy, checkpoints, load_policy
 from libra_vla.policies.backbones import WordEmbedding, make_backbone
 from libra_vla.policies.batch import Batch, Moment
+from libra_vla.policies.models import make_model
 from libra_vla.policies.policy import StateStatistics
 from libra_vla.policies.vision import SmallVision
 
@@ -85,7 +86,7 @@ def train_a_little(policy: LibraPolicy, steps: int, predicted: bool = False) -> 
     return losses
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic", "tiny-ve", "tiny-refinement"])
+@pytest.mark.parametrize("preset", [n for n in preset_names() if n.startswith("tiny")])
 def test_plan_and_refine_have_the_protocol_shapes(preset: str):
     policy = make_policy(preset)
     assert isinstance(policy, Policy)
@@ -113,7 +114,9 @@ def test_the_same_seed_gives_the_same_actions():
     assert not np.array_equal(act(1), act(2))
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic"])
+@pytest.mark.parametrize(
+    "preset", ["tiny", "tiny-monolithic", "tiny-action-expert", "tiny-fast-in-slow"]
+)
 def test_a_chunk_can_join_on_to_the_one_before(preset: str):
     policy = make_policy(preset)
     assert isinstance(policy, InpaintingPolicy)
@@ -196,19 +199,17 @@ def test_steps_beyond_the_episode_do_not_count():
     assert loss(other) == pytest.approx(loss(batch.actions), abs=1e-6)
 
 
-ABLATIONS = ("-monolithic", "-ve", "-refinement")
+OTHERS = [n for n in preset_names() if "-" in n and not n.startswith("paper-tiny")]
 
 
-@pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith(ABLATIONS)])
-def test_ablations_have_equal_parameters(name: str):
+@pytest.mark.parametrize("name", OTHERS)
+def test_ablations_and_baselines_have_equal_parameters(name: str):
     def count(preset: str) -> int:
         with torch.device("meta"):
-            from libra_vla.policies.libra import make_model
-
             model = make_model(load_preset(preset), bins=(11,) * 6 + (2,), cameras=2, state_size=8)
         return sum(p.numel() for p in model.parameters())
 
-    dual, single = count(name.rpartition("-")[0]), count(name)
+    dual, single = count(name.partition("-")[0]), count(name)
     assert abs(single / dual - 1.0) < 0.05, f"{dual} against {single}"
 
 
@@ -267,7 +268,7 @@ def test_a_policy_without_images_sees_none():
     train_a_little(policy, 2)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic", "tiny-ve", "tiny-refinement"])
+@pytest.mark.parametrize("preset", [n for n in preset_names() if n.startswith("tiny")])
 def test_checkpoints_hold_everything(preset: str, tmp_path: Path):
     policy = make_policy(preset)
     train_a_little(policy, 2)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from libra_vla.errors import LibraError
 from libra_vla.execution.protocol import Plan
 from libra_vla.observation import Observation
 from libra_vla.policies.batch import Moment
@@ -18,9 +19,17 @@ class BatchedPolicy:
 
     Noise is handed in, so what one robot is told does not depend on who else asks, beyond the
     rounding of a batched matrix product.
+
+    Raises:
+        LibraError: the network itself keeps what it saw (fast-in-slow), and so serves one robot.
     """
 
     def __init__(self, policy: LibraPolicy) -> None:
+        if getattr(policy.model, "remembers", False):
+            raise LibraError(
+                f"'{policy.config.kind}' keeps what it saw last, so it serves one robot: "
+                "`libra eval` carries it out, `libra serve` does not"
+            )
         self.policy = policy
         self.action_space, self.observation_spec = policy.action_space, policy.observation_spec
         self.chunk, self.horizon_factor = policy.chunk, policy.horizon_factor

@@ -20,7 +20,7 @@ from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies.batch import Moment
 from libra_vla.policies.checkpoints import MANIFEST, WEIGHTS, find_checkpoint
 from libra_vla.policies.denoising import Join
-from libra_vla.policies.libra import make_model
+from libra_vla.policies.models import make_model
 
 FORMAT = 1
 

@@ -57,7 +57,7 @@ class SuitesConfig:
     spread: float = 0.01
     recovery: float = 0.2
     preset: str = "small"
-    steps: int = 20000
+    steps: int = 15000
     batch_size: int = 32
     learning_rate: float = 1e-3
     paraphrase: float = 0.0
