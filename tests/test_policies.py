@@ -11,6 +11,7 @@ import torch
 from libra_vla.action_space import ActionConvention, ActionSpace
 from libra_vla.config import PolicyConfig, from_json, load_preset, preset_names, to_json
 from libra_vla.errors import LibraError
+from libra_vla.execution.executor import Executor
 from libra_vla.execution.protocol import InpaintingPolicy, Policy
 from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies import LibraPolicy, checkpoints, load_policy
@@ -156,6 +157,40 @@ def test_the_refiner_follows_its_intents():
     policy.reset(0)
     high = policy.refine(observe(), np.tile([[10, 10, 1]], (5, 1)))
     assert (high[:, 2] - low[:, 2] > 0.5).all()
+
+
+def test_a_soft_intent_tells_how_sure_the_planner_is():
+    policy = make_policy()
+    policy.config = dataclasses.replace(policy.config, intents="soft")
+    policy.__post_init__()
+    assert policy.soft_intents
+    batch, seen = make_batch(policy, size=2), []
+    look = policy.model.refiner.look
+
+    def spy(images, state, weights, *, draws=1):
+        seen.append(weights)
+        return look(images, state, weights, draws=draws)
+
+    policy.model.refiner.look = spy  # type: ignore[method-assign]
+    for predicted in (False, True):
+        policy.model.loss(
+            batch, predicted_intents=predicted, weights=(1, 1), draws=1, generator=None
+        )
+    true, predicted = seen
+    assert torch.equal(true.amax(-1), torch.ones(2, 5, 3)), "true intents are sure"
+    assert predicted.amax(-1).max() < 0.9 and not predicted.requires_grad
+    assert torch.allclose(predicted.sum(-1), torch.ones(2, 5, 3), atol=1e-5)
+
+    plan = policy.plan(observe())
+    executor = Executor(policy)
+    executor.reset(seed=0)
+    executor.act(observe)
+    policy.reset(0)
+    soft = policy.refine(observe(), plan.distribution[:5])
+    assert np.array_equal(seen[-1][0].numpy(), plan.distribution[:5])
+    assert np.array_equal(seen[-2][0].numpy(), plan.distribution[:5]), "so does the executor"
+    policy.reset(0)
+    assert soft.shape == policy.refine(observe(), plan.coarse[:5]).shape
 
 
 def test_intents_of_a_late_refinement_are_those_of_their_own_steps():

@@ -76,10 +76,14 @@ class LibraModel(nn.Module):
         )  # [B, L, D]
         planner_loss = masked_mean(cross_entropy, batch.coarse_valid)
 
-        chosen = logits.argmax(dim=-1) if predicted_intents else batch.coarse
+        if predicted_intents and self.config.intents == "soft":
+            told = logits.detach().softmax(dim=-1)
+        else:
+            chosen = logits.argmax(dim=-1) if predicted_intents else batch.coarse
+            told = F.one_hot(chosen, logits.shape[-1]).to(logits.dtype)
         steps = batch.offset[:, None] + torch.arange(self.config.chunk, device=logits.device)
         rows = torch.arange(len(steps), device=logits.device)[:, None]
-        intents = F.one_hot(chosen[rows, steps], logits.shape[-1]).to(logits.dtype)
+        intents = told[rows, steps]
 
         predict = self.refiner.look(batch.current.images, batch.current.state, intents, draws=draws)
         refiner_loss = denoising_loss(self.denoiser, predict, batch, draws, generator)

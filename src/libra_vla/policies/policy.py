@@ -85,6 +85,11 @@ class LibraPolicy:
         return self.config.horizon_factor
 
     @property
+    def soft_intents(self) -> bool:
+        """Whether the refiner is given the planner's whole distribution."""
+        return self.config.intents == "soft"
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
@@ -121,7 +126,7 @@ class LibraPolicy:
 
     @torch.inference_mode()
     def refine(self, observation: Observation, coarse: np.ndarray) -> np.ndarray:
-        """Raw actions, float32 [H, D], that fill in coarse ones int64 [H, D]."""
+        """Raw actions, float32 [H, D], that fill in coarse ones; see `intent_weights`."""
         return self._refine(observation, coarse)
 
     @torch.no_grad()  # guidance leads back through the network, which inference mode rules out
@@ -135,8 +140,7 @@ class LibraPolicy:
     def _refine(
         self, observation: Observation, coarse: np.ndarray, join: Join | None = None
     ) -> np.ndarray:
-        bins = torch.from_numpy(np.asarray(coarse)).to(self.device)
-        weights = torch.nn.functional.one_hot(bins, max(self.action_space.bins)).float()
+        weights = intent_weights(coarse, max(self.action_space.bins)).to(self.device)
         noise = torch.randn((1, self.chunk, self.action_space.size), generator=self._noise)
         noise = noise.to(self.device)
         actions = self.model.refine(self.see(observation), weights[None], noise, join)
@@ -235,6 +239,19 @@ class LibraPolicy:
             )
         policy.model.to(device)
         return policy
+
+
+def intent_weights(coarse: np.ndarray, bins: int) -> torch.Tensor:
+    """How much each bin weighs in an intent, float32 [..., H, D, N_max].
+
+    Args:
+        coarse: bins, integers [..., H, D], which weigh all or nothing; or weights, as they are.
+        bins: N_max.
+    """
+    given = torch.from_numpy(np.asarray(coarse))
+    if given.is_floating_point():
+        return given.float()
+    return torch.nn.functional.one_hot(given, bins).float()
 
 
 def load_policy(folder: Path | str, *, device: str = "cpu") -> LibraPolicy:

@@ -20,9 +20,13 @@ BASELINES = {
     "fast-in-slow": "a fast system that shares the slow one's last blocks (Fast-in-Slow)",
 }
 """Preset `PRESET-NAME` -> what it is; each has Libra's number of parameters within 5 %."""
-MODULAR = Arm("modular", "Libra's two systems, trained apart", {"curriculum": "teacher_forcing"})
-"""No weight is shared and no gradient passes, so that with true intents throughout the joint loss
-trains each system by itself; the bins between them are the frozen interface."""
+VARIANTS = {
+    # No weight is shared and no gradient passes, so that with true intents throughout the joint
+    # loss trains each system by itself; the bins between them are the frozen interface.
+    "modular": Arm("modular", "Libra, trained apart", {"curriculum": "teacher_forcing"}),
+    "soft": Arm("soft", "Libra, told how sure its planner is", {"intents": "soft"}),
+}
+"""Libra itself, otherwise trained."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,16 @@ class BaselinesConfig(StudyOptions):
     """Other policies, with the same steps, demonstrations and trials.
 
     Attributes:
-        baselines: which of them; "modular" is Libra with its systems trained apart.
+        baselines: which of them; "modular" is Libra with its systems trained apart, "soft" Libra
+            with soft intents.
     """
 
-    baselines: tuple[str, ...] = (*BASELINES, MODULAR.name)
+    baselines: tuple[str, ...] = (*BASELINES, *VARIANTS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in self.baselines:
-            if name not in (known := (*BASELINES, MODULAR.name)):
+            if name not in (known := (*BASELINES, *VARIANTS)):
                 raise unknown("baseline", name, known)
 
 
@@ -47,7 +52,7 @@ def arms(config: BaselinesConfig) -> tuple[Arm, ...]:
     others = [
         Arm(name, BASELINES[name], {"preset": f"{config.preset}-{name}"})
         if name in BASELINES
-        else MODULAR
+        else VARIANTS[name]
         for name in config.baselines
     ]
     return (*others, Arm("Libra", "planner and refiner", {}))

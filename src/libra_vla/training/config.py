@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from libra_vla.action_space import Normalisation
+from libra_vla.config import Intents
 from libra_vla.errors import LibraError
 
 Curriculum = Literal["dynamic", "teacher_forcing", "none"]
@@ -45,6 +46,7 @@ class TrainConfig:
         gripper_bins: N of the gripper dimension; by default the preset's.
         horizon_factor: M, chunks per plan; by default the preset's. A policy may be carried out
             with any smaller one.
+        intents: "hard" or "soft"; by default the preset's. See `libra_vla.config.PolicyConfig`.
         normalisation: how raw actions map to [-1, 1].
         validation: share of the episodes held out of training, for the logged validation losses.
         split: seed that draws the held-out episodes and their batches; by default `seed`.
@@ -79,6 +81,7 @@ class TrainConfig:
     granularity: int | None = None
     gripper_bins: int | None = None
     horizon_factor: int | None = None
+    intents: Intents | None = None
     normalisation: Normalisation = "min_max"
     validation: float = 0.0
     split: int | None = None

@@ -1,4 +1,4 @@
-"""Actions as words, one after the other, as in RT-2 and OpenVLA; or coarse ones before fine ones."""
+"""Actions as words, one after the other, as in RT-2 and OpenVLA; or coarse ones, then fine ones."""
 
 from collections.abc import Sequence
 
