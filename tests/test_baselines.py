@@ -1,13 +1,19 @@
 """Baselines: each learns, and does what its paper says it does."""
 
+from dataclasses import fields
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from test_policies import make_batch, make_policy, observe
 
+from libra_vla.config import preset_names
 from libra_vla.errors import LibraError
 from libra_vla.policies.baselines.autoregressive import FINE, value, word
 from libra_vla.policies.batched import BatchedPolicy
+from libra_vla.studies.baselines import BaselinesConfig, arms
+from libra_vla.training.config import TrainConfig
 
 BASELINES = (
     "tiny-diffusion", "tiny-action-expert", "tiny-autoregressive", "tiny-prompted",
@@ -116,3 +122,14 @@ def test_what_does_not_denoise_cannot_join_chunks(preset: str):
     known = np.zeros((2, 3), dtype=np.float32)
     with pytest.raises(LibraError, match="does not denoise"):
         policy.refine_onto(observe(), policy.plan(observe()).coarse[:5], known, frozen=1)
+
+
+def test_every_arm_of_the_study_can_be_trained(tmp_path: Path):
+    found = arms(BaselinesConfig(tmp_path, "libero_goal", tmp_path))
+    assert [arm.name for arm in found][-3:] == ["modular", "soft", "Libra"]
+    presets = {str(arm.options["preset"]) for arm in found if "preset" in arm.options}
+    assert presets <= set(preset_names()) and set(BASELINES) <= presets
+    known = {field.name for field in fields(TrainConfig)}
+    assert all(set(arm.options) <= known for arm in found)
+    with pytest.raises(LibraError, match="did you mean 'prompted'"):
+        BaselinesConfig(tmp_path, "libero_goal", tmp_path, baselines=("prompt",))
