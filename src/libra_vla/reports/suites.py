@@ -68,7 +68,10 @@ def _rows(study: Study) -> Markup:
     known = [study["paper"][suite] for suite in suites]
     average = sum(known) / len(known) if None not in known else None
     rows.append(("Libra-VLA, the paper's", "sequential", *map(share, known), share(average), "–"))
-    note = "Successes over trials, all seeds of the noise together, with Wilson's 95% interval."
+    note = (
+        "Successes over trials, all seeds of the noise together, with Wilson's 95% interval: large "
+        "dots below. Small dots: each seed alone. Upright strokes: the paper's figures."
+    )
     head = ("policy", "mode", *suites, "average", "trials")
     return tag("div", table(head, rows), tag("p", note, class_="soft"))
 
