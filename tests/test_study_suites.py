@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from libra_vla.errors import LibraError
-from libra_vla.files import write_json
+from libra_vla.files import write_json, write_text
 from libra_vla.reports.suites import render
 from libra_vla.studies import suites
 from libra_vla.studies.suites import ARMS, SuitesConfig, arms, study_suites, summary, trainings
@@ -70,10 +70,15 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
 
     def train_and_evaluate(train, evaluate, *, workers):
         said.extend(c.out.name for c in train)
+        for config in train:
+            write_text(config.out / "metrics.jsonl", "")
         for number, config in enumerate(evaluate):
             write_json(config.out / "results.json", results_of(config, successes=number % 3))
 
-    for stage in (collect, merge, train_and_evaluate):
+    def write_evaluation_report(folder, results):
+        return folder / "report.html"
+
+    for stage in (collect, merge, train_and_evaluate, write_evaluation_report):
         monkeypatch.setattr(suites, stage.__name__, stage)
     config = SuitesConfig(tmp_path / "out", suites=SUITES, trials=2)
     study = study_suites(config)
@@ -92,7 +97,8 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
     assert not any(" by " in line or "+" in line for line in said), "what is done stays"
     with pytest.raises(LibraError, match="another steps"):
         study_suites(SuitesConfig(tmp_path / "out", suites=SUITES, trials=2, steps=1))
-    assert "libero_goal" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert 'href="evaluations/Libra, libero_goal, seed 0/report.html"' in page
 
 
 def test_an_arm_is_added_up_over_seeds_suites_and_tasks(tmp_path: Path):
@@ -111,7 +117,9 @@ def test_an_arm_is_added_up_over_seeds_suites_and_tasks(tmp_path: Path):
             "paper": {s: suites.PAPER[s] for s in SUITES},
             "seconds": {"evaluation": 60.0},
             "workers": 2,
-        }
+        },
+        [],
+        {},
     )
     assert "98.0%" in page and "95.4%" in page and "task 1" in page
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from libra_vla.files import write_text
 from libra_vla.reports.arms import chart
+from libra_vla.reports.charts import training_panels
+from libra_vla.reports.inputs import Curves
 from libra_vla.reports.markup import Child, Markup, percent, tag
 from libra_vla.reports.report import page
 from libra_vla.reports.sections import section
@@ -14,13 +16,20 @@ from libra_vla.reports.tables import header, interval, share, table
 Study = Mapping[str, Any]
 
 
-def write_report(out: Path, study: Study) -> None:
-    """Writes the page, atomically."""
-    write_text(out, render(study))
+def write_report(
+    out: Path, study: Study, curves: Sequence[Curves], pages: Mapping[str, str]
+) -> None:
+    """Writes the page, atomically; see `render`."""
+    write_text(out, render(study, curves, pages))
 
 
-def render(study: Study) -> str:
-    """Returns the page of a finished study."""
+def render(study: Study, curves: Sequence[Curves], pages: Mapping[str, str]) -> str:
+    """Returns the page of a finished study.
+
+    Args:
+        curves: of the trainings.
+        pages: name -> address of an evaluation's own page, which shows its failures.
+    """
     arms = study["arms"]
     total = sum(study["seconds"].values())
     title = "One policy, all suites"
@@ -40,6 +49,8 @@ def render(study: Study) -> str:
             for name in arms[0]["suites"]
         ),
         section("tasks", "Task by task", _tasks(arms)),
+        section("failures", "What failed, and how", _failures(arms, pages)),
+        section("training", "How they learned", _curves(curves)),
         section("time", "Time", _time(study)),
     )
 
@@ -89,6 +100,19 @@ def _tasks(arms: Sequence[Mapping[str, Any]]) -> Markup:
                 )
             )
     return table(("task", "instruction", *(arm["name"] for arm in arms)), rows)
+
+
+def _curves(curves: Sequence[Curves]) -> Markup:
+    return tag("div", training_panels(curves), class_="panels")
+
+
+def _failures(arms: Sequence[Mapping[str, Any]], pages: Mapping[str, str]) -> Markup:
+    """Classes of failure, and where they can be seen."""
+    kinds = sorted({kind for arm in arms for kind in arm["failures"]})
+    rows = [(arm["name"], *(str(arm["failures"].get(kind, 0)) for kind in kinds)) for arm in arms]
+    links = [[tag("a", name, href=address), " "] for name, address in pages.items()]
+    seen = tag("p", "Stills of each class: ", links) if links else None
+    return tag("div", table(("policy", *kinds), rows), seen)
 
 
 def _time(study: Study) -> Markup:

@@ -19,6 +19,8 @@ from libra_vla.evaluation.config import OFFICIAL_TRIALS, EvalConfig
 from libra_vla.evaluation.statistics import rate
 from libra_vla.execution.config import Mode
 from libra_vla.files import read_json, write_json
+from libra_vla.reports.evaluation import write_evaluation_report
+from libra_vla.reports.inputs import Curves
 from libra_vla.reports.suites import write_report
 from libra_vla.stages import StageClock, train_and_evaluate
 from libra_vla.studies.machine import REPORT, STUDY, claim
@@ -27,7 +29,7 @@ from libra_vla.versions import versions
 
 PAPER = {"libero_spatial": 0.986, "libero_object": 0.994, "libero_goal": 0.980, "libero_10": 0.928}
 """The paper's success with N = 10, H = 5 and M = 2."""
-CLOCK = "stages.json"
+CLOCK, METRICS = "stages.json", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,20 @@ def study_suites(config: SuitesConfig) -> dict[str, Any]:
         "versions": versions(),
     }
     write_json(config.out / STUDY, study)
-    write_report(config.out / REPORT, study)
+    pages = {
+        e.suite: write_evaluation_report(e.out, read_json(e.out / "results.json"))
+        for arm, e in evaluations
+        if arm is ARMS[0] and e.seed == 0
+    }
+    write_report(
+        config.out / REPORT,
+        study,
+        [
+            Curves.load(policy_folder(config, LIBRA, 0) / METRICS, name=LIBRA),
+            Curves.load(policy_folder(config, BASE, 0) / METRICS, name=BASE, role="baseline"),
+        ],
+        {suite: str(page.relative_to(config.out)) for suite, page in pages.items()},
+    )
     return study
 
 
