@@ -92,12 +92,15 @@ class ServerProcess:
     def __init__(self, port: int = 0, *, role: str = "planner") -> None:
         code = (
             "import asyncio, sys; sys.path.insert(0, sys.argv[1])\n"
+            "from collections import deque\n"
             "from pathlib import Path; from fakes import ScriptedPolicy\n"
             "from libra_vla.serving.config import ServeConfig\n"
             "from libra_vla.serving.served import OneByOne\n"
             "from libra_vla.serving.server import PolicyServer\n"
             "config = ServeConfig(Path('none'), port=int(sys.argv[2]), role=sys.argv[3])\n"
-            "server = PolicyServer(OneByOne(ScriptedPolicy()), config)\n"
+            "policy = ScriptedPolicy()\n"
+            "policy.calls = deque(maxlen=1)  # else a soak would measure what it remembers\n"
+            "server = PolicyServer(OneByOne(policy), config)\n"
             "asyncio.run(server.run(lambda: print(server.port, flush=True), signals=True))\n"
         )
         self.process = subprocess.Popen(

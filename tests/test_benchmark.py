@@ -12,7 +12,7 @@ from libra_vla.benchmark import (
     operations,
 )
 from libra_vla.execution.executor import ExecutionConfig, Executor
-from libra_vla.policies.libra import make_model
+from libra_vla.policies.models import make_model
 
 
 def test_the_heavy_policy_and_its_monolithic_twin_are_of_equal_size():

@@ -83,7 +83,7 @@ def test_a_plan_for_a_robot_that_stood_still_begins_when_it_moves_again():
 def test_the_last_intent_may_be_kept_for_a_while():
     buffer = IntentBuffer(10)
     buffer.put(plan(0))
-    coarse, _, _, own, usable = buffer.window(8, 5, hold=2)
+    coarse, *_, own, usable = buffer.window(8, 5, hold=2)
     assert coarse[:, 0].tolist() == [8, 9, 9, 9, 9] and (own, usable) == (2, 4)
     assert (buffer.usable(8), buffer.usable(8, hold=2), buffer.usable(12, hold=2)) == (2, 4, 0)
     assert buffer.window(11, 5, hold=2).own == 0

@@ -11,11 +11,13 @@ import torch
 from libra_vla.action_space import ActionConvention, ActionSpace
 from libra_vla.config import PolicyConfig, from_json, load_preset, preset_names, to_json
 from libra_vla.errors import LibraError
+from libra_vla.execution.executor import Executor
 from libra_vla.execution.protocol import InpaintingPolicy, Policy
 from libra_vla.observation import Observation, ObservationSpec
-from libra_vla.policies import LibraPolicy, load_policy
-from libra_vla.policies.backbones import WordEmbedding
+from libra_vla.policies import LibraPolicy, checkpoints, load_policy
+from libra_vla.policies.backbones import WordEmbedding, make_backbone
 from libra_vla.policies.batch import Batch, Moment
+from libra_vla.policies.models import make_model
 from libra_vla.policies.policy import StateStatistics
 from libra_vla.policies.vision import SmallVision
 
@@ -85,7 +87,7 @@ def train_a_little(policy: LibraPolicy, steps: int, predicted: bool = False) -> 
     return losses
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic", "tiny-ve", "tiny-refinement"])
+@pytest.mark.parametrize("preset", [n for n in preset_names() if n.startswith("tiny")])
 def test_plan_and_refine_have_the_protocol_shapes(preset: str):
     policy = make_policy(preset)
     assert isinstance(policy, Policy)
@@ -113,7 +115,9 @@ def test_the_same_seed_gives_the_same_actions():
     assert not np.array_equal(act(1), act(2))
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic"])
+@pytest.mark.parametrize(
+    "preset", ["tiny", "tiny-monolithic", "tiny-action-expert", "tiny-fast-in-slow"]
+)
 def test_a_chunk_can_join_on_to_the_one_before(preset: str):
     policy = make_policy(preset)
     assert isinstance(policy, InpaintingPolicy)
@@ -153,6 +157,40 @@ def test_the_refiner_follows_its_intents():
     policy.reset(0)
     high = policy.refine(observe(), np.tile([[10, 10, 1]], (5, 1)))
     assert (high[:, 2] - low[:, 2] > 0.5).all()
+
+
+def test_a_soft_intent_tells_how_sure_the_planner_is():
+    policy = make_policy()
+    policy.config = dataclasses.replace(policy.config, intents="soft")
+    policy.__post_init__()
+    assert policy.soft_intents
+    batch, seen = make_batch(policy, size=2), []
+    look = policy.model.refiner.look
+
+    def spy(images, state, weights, *, draws=1):
+        seen.append(weights)
+        return look(images, state, weights, draws=draws)
+
+    policy.model.refiner.look = spy  # type: ignore[method-assign]
+    for predicted in (False, True):
+        policy.model.loss(
+            batch, predicted_intents=predicted, weights=(1, 1), draws=1, generator=None
+        )
+    true, predicted = seen
+    assert torch.equal(true.amax(-1), torch.ones(2, 5, 3)), "true intents are sure"
+    assert predicted.amax(-1).max() < 0.9 and not predicted.requires_grad
+    assert torch.allclose(predicted.sum(-1), torch.ones(2, 5, 3), atol=1e-5)
+
+    plan = policy.plan(observe())
+    executor = Executor(policy)
+    executor.reset(seed=0)
+    executor.act(observe)
+    policy.reset(0)
+    soft = policy.refine(observe(), plan.distribution[:5])
+    assert np.array_equal(seen[-1][0].numpy(), plan.distribution[:5])
+    assert np.array_equal(seen[-2][0].numpy(), plan.distribution[:5]), "so does the executor"
+    policy.reset(0)
+    assert soft.shape == policy.refine(observe(), plan.coarse[:5]).shape
 
 
 def test_intents_of_a_late_refinement_are_those_of_their_own_steps():
@@ -196,19 +234,17 @@ def test_steps_beyond_the_episode_do_not_count():
     assert loss(other) == pytest.approx(loss(batch.actions), abs=1e-6)
 
 
-ABLATIONS = ("-monolithic", "-ve", "-refinement")
+OTHERS = [n for n in preset_names() if "-" in n and not n.startswith("paper-tiny")]
 
 
-@pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith(ABLATIONS)])
-def test_ablations_have_equal_parameters(name: str):
+@pytest.mark.parametrize("name", OTHERS)
+def test_ablations_and_baselines_have_equal_parameters(name: str):
     def count(preset: str) -> int:
         with torch.device("meta"):
-            from libra_vla.policies.libra import make_model
-
             model = make_model(load_preset(preset), bins=(11,) * 6 + (2,), cameras=2, state_size=8)
         return sum(p.numel() for p in model.parameters())
 
-    dual, single = count(name.rpartition("-")[0]), count(name)
+    dual, single = count(name.partition("-")[0]), count(name)
     assert abs(single / dual - 1.0) < 0.05, f"{dual} against {single}"
 
 
@@ -267,7 +303,7 @@ def test_a_policy_without_images_sees_none():
     train_a_little(policy, 2)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic", "tiny-ve", "tiny-refinement"])
+@pytest.mark.parametrize("preset", [n for n in preset_names() if n.startswith("tiny")])
 def test_checkpoints_hold_everything(preset: str, tmp_path: Path):
     policy = make_policy(preset)
     train_a_little(policy, 2)
@@ -284,6 +320,53 @@ def test_checkpoints_hold_everything(preset: str, tmp_path: Path):
             loaded.refine(observe(), plan.coarse[:5]), policy.refine(observe(), plan.coarse[:5])
         )
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["checkpoint"]
+
+
+def test_half_precision_halves_the_file_and_hardly_moves_an_action(tmp_path: Path):
+    policy = make_policy()
+    train_a_little(policy, 2)
+    policy.save_pretrained(tmp_path / "full")
+    policy.save_pretrained(tmp_path / "half", half=True)
+    full, half = (load_policy(tmp_path / name) for name in ("full", "half"))
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.05)
+    coarse = full.plan(observe()).coarse[:5]
+    actions = []
+    for loaded in (full, half):
+        loaded.reset(0)
+        assert next(loaded.model.parameters()).dtype == torch.float32
+        actions.append(loaded.refine(observe(), coarse))
+    span = np.ptp(actions[0]) or 1.0
+    assert 0 < np.abs(actions[0] - actions[1]).max() < 0.01 * max(span, 1.0)
+
+
+def test_a_policy_that_comes_with_the_package_is_found_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    make_policy().save_pretrained(tmp_path / "package" / "libra-one", half=True)
+    assert load_policy("libra-one").chunk == 5
+    with pytest.raises(LibraError, match=r"libra-won holds no policy.*, or one of libra-one"):
+        load_policy("libra-won")
+    make_policy("tiny-monolithic").save_pretrained(tmp_path / "libra-one")
+    assert load_policy("libra-one").config.kind == "monolithic"  # a folder of that name wins
+
+
+def test_an_instruction_modulates_what_is_looked_for():
+    small = dataclasses.replace(load_preset("small").planner.backbone, width=16)
+    backbone = make_backbone(small, cameras=1, image_size=32)
+    images = torch.rand(2, 1, 3, 32, 32)
+    seen = backbone(images[:1].repeat(2, 1, 1, 1, 1), ("the bowl", "the plate")).values
+    assert torch.equal(seen[0, :5], seen[1, :5])  # untrained, it is the identity
+    for parameter in backbone.vision.modulation.parameters():
+        torch.nn.init.normal_(parameter)
+    seen = backbone(images[:1].repeat(2, 1, 1, 1, 1), ("the bowl", "the plate")).values
+    assert not torch.allclose(seen[0, :5], seen[1, :5])
+    # Each sample by its own instruction, whatever stands beside it in the batch.
+    alone = backbone(images[1:], ("the plate",)).values
+    beside = backbone(images, ("the bowl", "the plate")).values[1:]
+    assert torch.allclose(alone, beside, atol=1e-5)
 
 
 def test_damaged_checkpoints(tmp_path: Path):

@@ -19,9 +19,10 @@ from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.errors import LibraError
 from libra_vla.policies import load_policy
 from libra_vla.training import TrainConfig, train
+from libra_vla.training.building import build_policy
 from libra_vla.training.curriculum import CurriculumState
 from libra_vla.training.samples import Augmentation, Samples
-from libra_vla.training.trainer import build_policy, learning_rate
+from libra_vla.training.trainer import learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,29 @@ def test_a_run_leaves_a_policy_and_its_record(data: Path, tmp_path: Path, preset
     assert policy.training["dataset"]["episodes"] == 3
     assert policy.action_space.bins == (11, 11, 2)
     assert sorted(p.name for p in out.iterdir()) == ["checkpoint", "metrics.jsonl", "state"]
+
+
+def test_a_run_may_start_from_another_ones_weights(data: Path, tmp_path: Path):
+    train(config(data, tmp_path / "first", horizon_factor=3))
+    still = {"init": tmp_path / "first", "learning_rate": 0.0}
+    train(config(data, tmp_path / "second", preset="tiny-monolithic", **still))
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert all(torch.allclose(second[name], value) for name, value in first.items())
+    policy = load_policy(tmp_path / "second")
+    assert (policy.config.kind, policy.horizon_factor) == ("libra", 3)
+    assert policy.training["init"]["steps"] == 6
+    with pytest.raises(LibraError, match="init was"):
+        train(config(data, tmp_path / "first", horizon_factor=3, resume=True, **still))
+
+
+def test_a_policy_to_start_from_has_to_fit(data: Path, tmp_path: Path):
+    policy, _, _ = build_policy(config(data, Path("unused")), LeRobotDataset.open(data))
+    other = dataclasses.replace(policy.observation_spec, cameras=("overhead",))
+    policy.observation_spec = other
+    policy.__post_init__()
+    policy.save_pretrained(tmp_path / "other")
+    with pytest.raises(LibraError, match="lacks camera overhead"):
+        train(config(data, tmp_path / "run", init=tmp_path / "other"))
 
 
 def test_training_learns(data: Path, tmp_path: Path):

@@ -12,7 +12,11 @@ from libra_vla.files import json_from_text
 
 BackboneKind = Literal["small", "internvl"]
 EncoderKind = Literal["small", "siglip", "shared"]
-PolicyKind = Literal["libra", "monolithic", "monolithic_ve"]
+Intents = Literal["hard", "soft"]
+PolicyKind = Literal[
+    "libra", "monolithic", "monolithic_ve", "action_expert", "autoregressive", "prompted",
+    "parallel", "fast_in_slow",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,11 @@ class PolicyConfig:
 
     Attributes:
         preset: name of the preset it came from.
-        kind: "libra" (two systems) or "monolithic" (Libra-Base: one continuous policy of equal
-            parameters, without planner head, intents or an encoder of its own) or
-            "monolithic_ve" (Libra-VE: with that encoder).
+        kind: "libra" (two systems), "monolithic" (Libra-Base: one continuous policy of equal
+            parameters, without planner head, intents or an encoder of its own), "monolithic_ve"
+            (Libra-VE: with that encoder), or another baseline; see `libra_vla.policies.baselines`.
+        intents: what the refiner is told of a plan: the likeliest bins ("hard", the paper), or how
+            likely each bin is ("soft": the mean of their embeddings).
         granularity: N, bins per action dimension; the paper's Libra Point is 10. From-scratch
             presets take an odd N: most rotation actions are 0, and an even N has an edge there.
         gripper_bins: N of the gripper dimension; None for the same as the others.
@@ -104,6 +110,7 @@ class PolicyConfig:
 
     preset: str = "custom"
     kind: PolicyKind = "libra"
+    intents: Intents = "hard"
     granularity: int = 10
     gripper_bins: int | None = None
     chunk: int = 5

@@ -1,15 +1,17 @@
 """Files and folders that are either whole or absent: everything is written aside, then renamed."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 from libra_vla.errors import LibraError
 
@@ -77,6 +79,48 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
                 aside.rename(target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def sole_writer(folder: Path | str) -> Iterator[None]:
+    """Keeps a folder to one process while the block runs; it is made if there is none.
+
+    The lock ends with the process, however that ends, and leaves nothing in the folder.
+
+    Raises:
+        LibraError: another process writes there, or the folder cannot be made.
+    """
+    folder = Path(folder)
+    with clear_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LibraError(
+                f"another process is writing {folder}: wait until it ends, or stop it"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+        with suppress(OSError):
+            folder.rmdir()  # if it is still empty, there was nothing to write
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def alone_in_out(work: Callable[P, R]) -> Callable[P, R]:
+    """Decorates work whose first argument says in `out` where it writes; see `sole_writer`."""
+
+    @wraps(work)
+    def alone(*args: P.args, **options: P.kwargs) -> R:
+        with sole_writer(cast(Any, args[0]).out):
+            return work(*args, **options)
+
+    return alone
 
 
 def write_text(target: Path | str, text: str) -> None:

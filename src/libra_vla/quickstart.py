@@ -8,17 +8,13 @@ other task's instruction.
 
 import resource
 import shutil
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from libra_vla.collection import CollectConfig, collect
 from libra_vla.errors import LibraError
 from libra_vla.evaluation.config import EvalConfig
-from libra_vla.evaluation.evaluate import evaluate
 from libra_vla.evaluation.video import episode_files
 from libra_vla.files import read_json, require_absent, write_json
 from libra_vla.policies.policy import LibraPolicy
@@ -27,8 +23,8 @@ from libra_vla.reports.inputs import Arm, ArmGroup, Clip, Curves, Report, Role
 from libra_vla.reports.report import write_report
 from libra_vla.reports.trace import load_trace
 from libra_vla.simulation.suites import load_tasks
+from libra_vla.stages import StageClock, train_and_evaluate
 from libra_vla.training.config import TrainConfig
-from libra_vla.workers import fan_out
 
 SUITE, TASKS = "libero_goal", (1, 4)
 """Put the bowl on the stove; put the bowl on top of the cabinet."""
@@ -132,31 +128,6 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     return summary
 
 
-T = TypeVar("T")
-
-
-@dataclass
-class StageClock:
-    """Announces stages, and adds up their seconds over interrupted runs."""
-
-    path: Path
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        return read_json(self.path)["seconds"]
-
-    def time(self, stage: str, work: Callable[[], T]) -> T:
-        print(f"== {stage}", file=sys.stderr)
-        began = time.monotonic()
-        try:
-            return work()
-        finally:
-            record = read_json(self.path)
-            spent = record["seconds"].get(stage, 0.0) + time.monotonic() - began
-            record["seconds"][stage] = round(spent, 1)
-            write_json(self.path, record)
-
-
 def _identity(config: QuickstartConfig) -> dict[str, Any]:
     return {
         "demonstrations": config.demonstrations,
@@ -185,81 +156,23 @@ def _collect(config: QuickstartConfig) -> None:
 
 
 def _train_and_evaluate(config: QuickstartConfig) -> dict[str, dict[str, Any]]:
-    """Trains the policies and evaluates the arms side by side, one core each.
-
-    Policies take different times to train, so an evaluation begins as soon as its own policy is
-    trained. Returns every arm's `results.json`, by name.
-    """
+    """Trains the policies, evaluates the arms and returns every arm's `results.json`, by name."""
     trainings = [
-        TrainJob(
-            TrainConfig(
-                data=config.out / "demonstrations",
-                out=config.out / "policies" / policy.name,
-                preset=policy.preset,
-                blind=policy.blind,
-                steps=config.steps,
-                seed=config.seed,
-                threads=1,
-                resume=True,
-            ),
-            position,
+        TrainConfig(
+            data=config.out / "demonstrations",
+            out=config.out / "policies" / policy.name,
+            preset=policy.preset,
+            blind=policy.blind,
+            steps=config.steps,
+            seed=config.seed,
+            threads=1,
+            resume=True,
         )
-        for position, policy in enumerate(POLICIES)
+        for policy in POLICIES
     ]
-    trained = {job.config.out: job for job in trainings}
-    evaluations = [
-        EvalJob(arm, len(trainings) + position, trained[Path(arm.policy)])
-        for position, arm in enumerate(_arms(config))
-    ]
-    unfinished = [job for job in (*trainings, *evaluations) if not job.done]
-    for outcome in fan_out(run_job, unfinished, workers=config.workers):
-        if outcome.error is not None:
-            raise RuntimeError(f"{unfinished[outcome.index].config.out} broke: {outcome.error}")
-    print("\n" * len(unfinished), end="", file=sys.stderr)
-    return {job.config.out.name: read_json(job.config.out / "results.json") for job in evaluations}
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """One training and the line of its progress bar."""
-
-    config: TrainConfig
-    position: int
-
-    @property
-    def done(self) -> bool:
-        manifest = self.config.out / "checkpoint" / "policy.json"
-        return manifest.exists() and read_json(manifest)["training"]["steps"] >= self.config.steps
-
-    def run(self) -> None:
-        from libra_vla.training.trainer import train
-
-        train(self.config, position=self.position)
-
-
-@dataclass(frozen=True)
-class EvalJob:
-    """One evaluation, the line of its progress bar, and the training that comes before it."""
-
-    config: EvalConfig
-    position: int
-    after: TrainJob
-
-    @property
-    def done(self) -> bool:
-        results = self.config.out / "results.json"
-        return results.exists() and read_json(results)["complete"]
-
-    def run(self) -> None:
-        # Jobs are handed out in order, so that the training is done or in another process.
-        while not self.after.done:
-            time.sleep(0.2)
-        evaluate(self.config, position=self.position)
-
-
-def run_job(job: TrainJob | EvalJob) -> None:
-    """Trains or evaluates in a worker process, which keeps its simulator from arm to arm."""
-    job.run()
+    evaluations = _arms(config)
+    train_and_evaluate(trainings, evaluations, workers=config.workers)
+    return {e.out.name: read_json(e.out / "results.json") for e in evaluations}
 
 
 def _arms(config: QuickstartConfig) -> list[EvalConfig]:

@@ -62,6 +62,14 @@ def eval(words: Words) -> Outcome:
     return Outcome(f"{summaries.evaluate(results, config.out)}\nopen  {page}")
 
 
+def study_suites(words: Words) -> Outcome:
+    """One policy on all suites, from nothing."""
+    from libra_vla.studies.suites import SuitesConfig, study_suites
+
+    config = parse(SuitesConfig, words, command="study suites")
+    return Outcome(summaries.suites(study_suites(config), config.out))
+
+
 def study_granularity(words: Words) -> Outcome:
     """Success over N, and where balance foretells its peak."""
     from libra_vla.studies.granularity import GranularityConfig, study_granularity
@@ -108,6 +116,31 @@ def study_asynchrony(words: Words) -> Outcome:
 
     config = parse(AsynchronyConfig, words, command="study asynchrony")
     return Outcome(summaries.asynchrony(study_asynchrony(config), config.out))
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Writes a policy's checkpoint with 16-bit weights: half the size, for shipping.
+
+    Attributes:
+        policy: folder that `libra train --out` wrote.
+        out: folder of the new checkpoint.
+    """
+
+    policy: Path
+    out: Path
+
+
+def export(words: Words) -> Outcome:
+    """A checkpoint of half the size."""
+    options = parse(ExportOptions, words, command="export")
+    from libra_vla.files import require_absent
+    from libra_vla.policies.policy import LibraPolicy
+
+    require_absent(options.out, what="the checkpoint", remedy="choose another --out")
+    LibraPolicy.from_pretrained(options.policy).save_pretrained(options.out, half=True)
+    size = sum(file.stat().st_size for file in options.out.iterdir())
+    return Outcome(f"wrote {options.out} ({size / 1e6:.1f} MB)")
 
 
 def serve(words: Words) -> Outcome:

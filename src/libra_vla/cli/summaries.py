@@ -89,6 +89,16 @@ def arms(study: Mapping[str, Any], out: Path) -> str:
     return "\n".join([*lines, f"wrote {out / 'study.json'}", f"open  {out / 'report.html'}"])
 
 
+def suites(study: Mapping[str, Any], out: Path) -> str:
+    """A line per arm and suite."""
+    lines = [
+        f"{arm['name']:<20} {name:<16} {_rate(row)}"
+        for arm in study["arms"]
+        for name, row in arm["suites"].items()
+    ]
+    return "\n".join([*lines, f"open  {out / 'report.html'}"])
+
+
 def _rate(row: Mapping[str, Any]) -> str:
     if row["success_rate"] is None:
         return "not run"

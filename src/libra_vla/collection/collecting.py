@@ -24,7 +24,7 @@ from libra_vla.collection.progress import Progress
 from libra_vla.data.writer import DatasetWriter
 from libra_vla.errors import LibraError, unknown
 from libra_vla.evaluation.policies import LoadPolicy, load_policy
-from libra_vla.files import require_absent
+from libra_vla.files import alone_in_out, require_absent
 from libra_vla.simulation.benchmark import Benchmark, Task
 from libra_vla.simulation.registry import benchmark_of
 from libra_vla.versions import versions
@@ -36,6 +36,7 @@ STAGING = ".episodes."
 """Prefix of the folder where workers leave videos: in the dataset, so that adopting is renaming."""
 
 
+@alone_in_out
 def collect(
     config: CollectConfig,
     *,

@@ -16,7 +16,7 @@ from libra_vla.evaluation.policies import LoadPolicy, load_policy
 from libra_vla.evaluation.results import results_of, summarise
 from libra_vla.evaluation.trial import Job, Trial, run_trial
 from libra_vla.execution.config import ExecutionConfig
-from libra_vla.files import write_json
+from libra_vla.files import alone_in_out, write_json
 from libra_vla.simulation.benchmark import Benchmark, Task
 from libra_vla.simulation.registry import benchmark_of
 from libra_vla.versions import versions
@@ -25,6 +25,7 @@ from libra_vla.workers import fan_out
 OnProgress = Callable[[Trial, int, int], None]
 
 
+@alone_in_out
 def evaluate(
     config: EvalConfig,
     *,

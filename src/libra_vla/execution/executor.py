@@ -172,10 +172,11 @@ class Executor:
         intents, known = served.intents, self._left_over()
         kept = min(self.config.freeze, len(known))
         began = self._clock()
+        coarse = intents.as_read_by(self.policy)
         if self._inpainting and len(known):
-            actions = self._inpainting.refine_onto(look(), intents.coarse, known, frozen=kept)
+            actions = self._inpainting.refine_onto(look(), coarse, known, frozen=kept)
         else:
-            actions = self.policy.refine(look(), intents.coarse)
+            actions = self.policy.refine(look(), coarse)
         ms = (self._clock() - began) * 1e3
         actions = checked_actions(
             actions,

@@ -15,6 +15,7 @@ class Intents(NamedTuple):
     Attributes:
         coarse: int64 [n, D], bin indices.
         confidence: float32 [n, D], the planner's probability of each, in [0, 1].
+        distribution: float32 [n, D, N_max], the planner's probabilities over bins.
         observation_step: control step of the observation behind them.
         own: how many of the rows are the plan's; those after them repeat its last one.
         usable: how many of the rows may be carried out, the repeated ones counted in.
@@ -22,9 +23,14 @@ class Intents(NamedTuple):
 
     coarse: np.ndarray
     confidence: np.ndarray
+    distribution: np.ndarray
     observation_step: int
     own: int
     usable: int
+
+    def as_read_by(self, policy: object) -> np.ndarray:
+        """What `refine` is given: the bins, or with `soft_intents` how likely each of them is."""
+        return self.distribution if getattr(policy, "soft_intents", False) else self.coarse
 
 
 class _Held(NamedTuple):
@@ -134,6 +140,7 @@ class IntentBuffer:
             return Intents(
                 coarse=held.plan.coarse[rows],
                 confidence=held.plan.confidence[rows],
+                distribution=held.plan.distribution[rows],
                 observation_step=held.plan.observation_step,
                 own=min(left, n),
                 usable=min(usable, n),

@@ -64,7 +64,12 @@ class Policy(Protocol):
         ...
 
     def refine(self, observation: Observation, coarse: np.ndarray) -> np.ndarray:
-        """Returns raw actions, float32 [H, D], given coarse ones int64 [H, D] (fast, System 1)."""
+        """Returns raw actions, float32 [H, D], given coarse ones (fast, System 1).
+
+        Args:
+            coarse: bins, int64 [H, D]; or, for a policy whose `soft_intents` is true, the planner's
+                probabilities over them, float32 [H, D, N_max].
+        """
         ...
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from libra_vla.errors import LibraError
 from libra_vla.execution.protocol import Plan
 from libra_vla.observation import Observation
 from libra_vla.policies.batch import Moment
-from libra_vla.policies.policy import LibraPolicy
+from libra_vla.policies.policy import LibraPolicy, intent_weights
 
 
 class BatchedPolicy:
@@ -18,13 +18,22 @@ class BatchedPolicy:
 
     Noise is handed in, so what one robot is told does not depend on who else asks, beyond the
     rounding of a batched matrix product.
+
+    Raises:
+        LibraError: the network itself keeps what it saw (fast-in-slow), and so serves one robot.
     """
 
     def __init__(self, policy: LibraPolicy) -> None:
+        if getattr(policy.model, "remembers", False):
+            raise LibraError(
+                f"'{policy.config.kind}' keeps what it saw last, so it serves one robot: "
+                "`libra eval` carries it out, `libra serve` does not"
+            )
         self.policy = policy
         self.action_space, self.observation_spec = policy.action_space, policy.observation_spec
         self.chunk, self.horizon_factor = policy.chunk, policy.horizon_factor
         self.image_size = policy.config.image_size
+        self.soft_intents = policy.soft_intents
 
     def noise(self, seed: int) -> Iterator[np.ndarray]:
         """Yields what `LibraPolicy.refine` draws after `reset(seed)`, float32 [H, D] each."""
@@ -50,12 +59,11 @@ class BatchedPolicy:
         """Returns raw actions, float32 [B, H, D].
 
         Args:
-            coarse: bins, int64 [B, H, D].
+            coarse: as in `intent_weights`.
             noise: unit Gaussian, float32 [B, H, D].
         """
         device = self.policy.device
-        bins = torch.from_numpy(np.asarray(coarse)).to(device)
-        weights = F.one_hot(bins, max(self.action_space.bins)).float()
+        weights = intent_weights(coarse, max(self.action_space.bins)).to(device)
         started = torch.from_numpy(np.asarray(noise)).to(device)
         actions = self.policy.model.refine(self._see(observations), weights, started)
         return self.action_space.denormalise(actions.float().cpu().numpy())

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from libra_vla.config import PolicyConfig, load_preset
 from libra_vla.policies.batch import Moment
-from libra_vla.policies.libra import LibraModel, MonolithicModel, make_model
+from libra_vla.policies.models import Network, make_model
 from libra_vla.policies.policy import LibraPolicy
 
 INSTRUCTION = "put the bowl on the plate"
@@ -93,7 +93,7 @@ def _describe(
 
 
 def _flops(
-    model: LibraModel | MonolithicModel,
+    model: Network,
     config: PolicyConfig,
     bins: tuple[int, ...],
     cameras: int,

@@ -56,9 +56,11 @@ class Attention(nn.Module):
         return self._split(key), self._split(value)
 
     def forward(
-        self, x_BTW: Tensor, key_value: tuple[Tensor, Tensor], mask_BC: Tensor | None = None
+        self, x_BTW: Tensor, key_value: tuple[Tensor, Tensor], mask: Tensor | None = None
     ) -> Tensor:
-        mask = None if mask_BC is None else mask_BC[:, None, None, :]
+        """Returns [B, T, W]; `mask` is [B, C] for all tokens, or [B, T, C] for each its own."""
+        if mask is not None:
+            mask = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
         mixed = F.scaled_dot_product_attention(
             self._split(self.query(x_BTW)), *key_value, attn_mask=mask
         )
@@ -81,15 +83,30 @@ class Block(nn.Module):
         self.norm_feed = nn.LayerNorm(width)
         self.feed = feed_forward(width, ratio)
 
+    def project(self, x_BTW: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the keys and values by which these tokens are attended to in this block."""
+        return self.attention.project(self.norm_attention(x_BTW))
+
     def forward(
-        self, x_BTW: Tensor, mask_BT: Tensor | None = None, *, last: int | None = None
+        self,
+        x_BTW: Tensor,
+        mask: Tensor | None = None,
+        *,
+        last: int | None = None,
+        context: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Returns [B, T, W], or only the `last` tokens where nobody reads the others."""
+        """Returns [B, T, W], or only the `last` tokens where nobody reads the others.
+
+        Args:
+            mask: which tokens exist; see `Attention`.
+            context: keys and values to attend to, in place of these tokens' own.
+        """
         normed = self.norm_attention(x_BTW)
-        context = self.attention.project(normed)
+        if context is None:
+            context = self.attention.project(normed)
         if last is not None:
             x_BTW, normed = x_BTW[:, -last:], normed[:, -last:]
-        x_BTW = x_BTW + self.attention(normed, context, mask_BT)
+        x_BTW = x_BTW + self.attention(normed, context, mask)
         return x_BTW + self.feed(self.norm_feed(x_BTW))
 
 

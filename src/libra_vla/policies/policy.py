@@ -18,11 +18,11 @@ from libra_vla.files import atomic_folder, read_json, sha256, write_json
 from libra_vla.images import resize
 from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies.batch import Moment
+from libra_vla.policies.checkpoints import MANIFEST, WEIGHTS, find_checkpoint
 from libra_vla.policies.denoising import Join
-from libra_vla.policies.libra import make_model
+from libra_vla.policies.models import make_model
 
 FORMAT = 1
-WEIGHTS, MANIFEST = "model.safetensors", "policy.json"
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,11 @@ class LibraPolicy:
         return self.config.horizon_factor
 
     @property
+    def soft_intents(self) -> bool:
+        """Whether the refiner is given the planner's whole distribution."""
+        return self.config.intents == "soft"
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
@@ -121,7 +126,7 @@ class LibraPolicy:
 
     @torch.inference_mode()
     def refine(self, observation: Observation, coarse: np.ndarray) -> np.ndarray:
-        """Raw actions, float32 [H, D], that fill in coarse ones int64 [H, D]."""
+        """Raw actions, float32 [H, D], that fill in coarse ones; see `intent_weights`."""
         return self._refine(observation, coarse)
 
     @torch.no_grad()  # guidance leads back through the network, which inference mode rules out
@@ -135,8 +140,7 @@ class LibraPolicy:
     def _refine(
         self, observation: Observation, coarse: np.ndarray, join: Join | None = None
     ) -> np.ndarray:
-        bins = torch.from_numpy(np.asarray(coarse)).to(self.device)
-        weights = torch.nn.functional.one_hot(bins, max(self.action_space.bins)).float()
+        weights = intent_weights(coarse, max(self.action_space.bins)).to(self.device)
         noise = torch.randn((1, self.chunk, self.action_space.size), generator=self._noise)
         noise = noise.to(self.device)
         actions = self.model.refine(self.see(observation), weights[None], noise, join)
@@ -164,14 +168,21 @@ class LibraPolicy:
         }
 
     def save_pretrained(
-        self, folder: Path | str, weights: Mapping[str, torch.Tensor] | None = None
+        self,
+        folder: Path | str,
+        weights: Mapping[str, torch.Tensor] | None = None,
+        *,
+        half: bool = False,
     ) -> None:
         """Writes weights (safetensors) and manifest (JSON) as a whole or not at all.
 
         Args:
             weights: state dict to save instead of the model's own, for instance its EMA.
+            half: write 16-bit floats; they are loaded as 32-bit ones.
         """
         tensors = dict(self.model.state_dict() if weights is None else weights)
+        if half:
+            tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         with atomic_folder(folder) as aside:
             save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, aside / WEIGHTS)
             write_json(
@@ -189,19 +200,12 @@ class LibraPolicy:
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: str = "cpu") -> "LibraPolicy":
-        """Loads a checkpoint folder, or the run folder that holds `checkpoint/`.
+        """Loads a checkpoint; `folder` as in `find_checkpoint`.
 
         Raises:
             LibraError: nothing there, damaged or truncated files, or another format.
         """
-        folder = Path(folder)
-        if not (folder / MANIFEST).exists() and (folder / "checkpoint" / MANIFEST).exists():
-            folder = folder / "checkpoint"
-        if not (folder / MANIFEST).exists():
-            raise LibraError(
-                f"{folder} holds no policy ({MANIFEST} is missing): give the folder that "
-                "`libra train --out` wrote"
-            )
+        folder = find_checkpoint(folder)
         manifest = read_json(folder / MANIFEST)
         if manifest.get("format") != FORMAT:
             raise LibraError(
@@ -235,6 +239,19 @@ class LibraPolicy:
             )
         policy.model.to(device)
         return policy
+
+
+def intent_weights(coarse: np.ndarray, bins: int) -> torch.Tensor:
+    """How much each bin weighs in an intent, float32 [..., H, D, N_max].
+
+    Args:
+        coarse: bins, integers [..., H, D], which weigh all or nothing; or weights, as they are.
+        bins: N_max.
+    """
+    given = torch.from_numpy(np.asarray(coarse))
+    if given.is_floating_point():
+        return given.float()
+    return torch.nn.functional.one_hot(given, bins).float()
 
 
 def load_policy(folder: Path | str, *, device: str = "cpu") -> LibraPolicy:

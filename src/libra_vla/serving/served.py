@@ -43,7 +43,8 @@ class ServedPolicy(Protocol):
     def refine_many(
         self, observations: Sequence[Observation], coarse: np.ndarray, noise: np.ndarray
     ) -> np.ndarray:
-        """Returns raw actions, float32 [B, H, D], given coarse ones [B, H, D] and noise."""
+        """Returns raw actions, float32 [B, H, D], given noise and intents as `Policy.refine` has
+        them, [B, H, D] or [B, H, D, N_max]."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -63,6 +64,7 @@ class OneByOne:
         self.policy = policy
         self.action_space, self.observation_spec = policy.action_space, policy.observation_spec
         self.chunk, self.horizon_factor = policy.chunk, policy.horizon_factor
+        self.soft_intents = getattr(policy, "soft_intents", False)
 
     def noise(self, seed: int) -> Iterator[np.ndarray]:
         return repeat(np.zeros((self.chunk, self.action_space.size), dtype=np.float32))

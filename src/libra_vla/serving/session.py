@@ -117,8 +117,9 @@ class Session:
         self._plan_step = plan.observation_step
 
     def intents(self, step: int) -> tuple[np.ndarray, int]:
-        """Returns coarse actions, int64 [H, D], and the control step they were planned at."""
-        return self._buffer.window(step, self._policy.chunk).coarse, self._plan_step
+        """Returns what the refiner is given, and the control step it was planned at."""
+        intents = self._buffer.window(step, self._policy.chunk)
+        return intents.as_read_by(self._policy), self._plan_step
 
     def gave(self, step: int) -> None:
         """Notes that the chunk of control step `step` was answered."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from libra_vla.action_space import Normalisation
+from libra_vla.config import Intents
 from libra_vla.errors import LibraError
 
 Curriculum = Literal["dynamic", "teacher_forcing", "none"]
@@ -18,6 +19,8 @@ class TrainConfig:
         data: LeRobot v3.0 dataset.
         out: run folder: `checkpoint/` (safetensors and JSON), `metrics.jsonl`.
         preset: name of a preset; see `libra info`.
+        init: start from the weights of this policy instead, and keep its architecture and its
+            normalisation; the preset and its changes are then without effect.
         resume: continue the run in `out` exactly where its last saved state stands.
         blind: train without images (a control: what can be done without looking).
         steps: optimiser steps.
@@ -43,6 +46,7 @@ class TrainConfig:
         gripper_bins: N of the gripper dimension; by default the preset's.
         horizon_factor: M, chunks per plan; by default the preset's. A policy may be carried out
             with any smaller one.
+        intents: "hard" or "soft"; by default the preset's. See `libra_vla.config.PolicyConfig`.
         normalisation: how raw actions map to [-1, 1].
         validation: share of the episodes held out of training, for the logged validation losses.
         split: seed that draws the held-out episodes and their batches; by default `seed`.
@@ -55,6 +59,7 @@ class TrainConfig:
     data: Path
     out: Path
     preset: str = "tiny"
+    init: Path | None = None
     resume: bool = False
     blind: bool = False
     steps: int = 2000
@@ -76,6 +81,7 @@ class TrainConfig:
     granularity: int | None = None
     gripper_bins: int | None = None
     horizon_factor: int | None = None
+    intents: Intents | None = None
     normalisation: Normalisation = "min_max"
     validation: float = 0.0
     split: int | None = None

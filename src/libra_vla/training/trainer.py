@@ -14,23 +14,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from libra_vla.action_space import ActionSpace
-from libra_vla.config import load_preset
 from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.errors import LibraError
-from libra_vla.files import require_absent, write_text
-from libra_vla.observation import ObservationSpec
+from libra_vla.files import alone_in_out, require_absent, write_text
 from libra_vla.policies.batch import Batch
-from libra_vla.policies.policy import LibraPolicy, StateStatistics
+from libra_vla.policies.policy import LibraPolicy
+from libra_vla.training.building import build_policy
 from libra_vla.training.config import TrainConfig
 from libra_vla.training.curriculum import CurriculumState
 from libra_vla.training.samples import Augmentation, Samples
 from libra_vla.training.state import EMA, RECORD, TrainingState
-from libra_vla.versions import versions
 
 VALIDATION_BATCHES = 8
 
 
+@alone_in_out
 def train(config: TrainConfig, *, position: int = 0, quiet: bool = False) -> dict[str, Any]:
     """Trains a policy and returns a summary: the last metrics, the switch, the folder.
 
@@ -89,8 +87,10 @@ class Run:
         curriculum = CurriculumState(config.curriculum, config.curriculum_accuracy, latest)
         state = TrainingState(policy.model, optimiser, EMA(policy.model, config.ema), curriculum)
         identity = asdict(replace(config, resume=False, data=Path(), out=Path(), threads=0))
-        identity = {k: v for k, v in identity.items() if k not in ("data", "out")}
+        identity = {k: v for k, v in identity.items() if k not in ("data", "out", "init")}
         identity["dataset"] = dataset.fingerprint
+        if config.init is not None:
+            identity["init"] = policy.checkpoint_hash
         if saved and config.resume:
             state.load(out / "state", identity)
         keep_metrics(out / "metrics.jsonl", state.step)
@@ -209,55 +209,6 @@ class Run:
             "curriculum_switched_at": self.state.curriculum.switched_at,
             "metrics": self.last,
         }
-
-
-def build_policy(
-    config: TrainConfig, dataset: LeRobotDataset
-) -> tuple[LibraPolicy, list[int], list[int]]:
-    """Returns an untrained policy fitted to a dataset, and its training and held-out episodes."""
-    architecture = load_preset(config.preset)
-    if config.granularity is not None:
-        architecture = replace(architecture, granularity=config.granularity)
-    if config.gripper_bins is not None:
-        architecture = replace(architecture, gripper_bins=config.gripper_bins)
-    if config.horizon_factor is not None:
-        architecture = replace(architecture, horizon_factor=config.horizon_factor)
-    if dataset.convention is None:
-        raise LibraError(
-            f"{dataset.path} does not say what its actions mean: add meta/libra_vla.json with an "
-            "action convention (see docs: your own data)"
-        )
-    order = np.random.default_rng(config.split_seed).permutation(len(dataset.episodes)).tolist()
-    held = round(config.validation * len(order))
-    training, held_out = sorted(order[held:]), sorted(order[:held])
-    if not training:
-        raise LibraError("no episodes are left to train on: lower --validation")
-    policy = LibraPolicy(
-        config=architecture,
-        action_space=ActionSpace.fit(
-            dataset.actions,
-            dataset.convention,
-            bins=architecture.granularity,
-            gripper_bins=architecture.gripper_bins,
-            normalisation=config.normalisation,
-        ),
-        observation_spec=ObservationSpec(
-            cameras=() if config.blind else dataset.cameras, state_size=dataset.states.shape[1]
-        ),
-        state_statistics=StateStatistics.fit(dataset.states),
-        training={
-            "preset": config.preset,
-            "seed": config.seed,
-            "dataset": {
-                "name": dataset.path.name,
-                "fingerprint": dataset.fingerprint,
-                "episodes": len(training),
-                "instructions": list(dataset.tasks),
-            },
-            "versions": versions(),
-        },
-    )
-    return policy, training, held_out
 
 
 def gradient_norms(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -1,0 +1,107 @@
+"""Long work in stages: each is timed, resumed where it stopped, and skipped when it is done."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from libra_vla.evaluation.config import EvalConfig
+from libra_vla.evaluation.evaluate import evaluate
+from libra_vla.files import read_json, write_json
+from libra_vla.training.config import TrainConfig
+from libra_vla.workers import fan_out
+
+T = TypeVar("T")
+
+
+@dataclass
+class StageClock:
+    """Announces stages, and adds up their seconds over interrupted runs."""
+
+    path: Path
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return read_json(self.path)["seconds"]
+
+    def time(self, stage: str, work: Callable[[], T]) -> T:
+        print(f"== {stage}", file=sys.stderr)
+        began = time.monotonic()
+        try:
+            return work()
+        finally:
+            record = read_json(self.path)
+            spent = record["seconds"].get(stage, 0.0) + time.monotonic() - began
+            record["seconds"][stage] = round(spent, 1)
+            write_json(self.path, record)
+
+
+def train_and_evaluate(
+    trainings: Sequence[TrainConfig], evaluations: Sequence[EvalConfig], *, workers: int
+) -> None:
+    """Trains policies and evaluates them side by side, each in a process of its own.
+
+    Policies take different times to train, so an evaluation begins as soon as its own policy is
+    trained; one whose policy is none of `trainings` at once.
+
+    Raises:
+        RuntimeError: a job broke.
+        KeyboardInterrupt: stopped; called again, it goes on.
+    """
+    jobs: list[TrainJob | EvalJob] = [TrainJob(c, row) for row, c in enumerate(trainings)]
+    trained = {job.config.out: job for job in jobs if isinstance(job, TrainJob)}
+    jobs += [
+        EvalJob(c, len(trainings) + row, trained.get(Path(c.policy)))
+        for row, c in enumerate(evaluations)
+    ]
+    unfinished = [job for job in jobs if not job.done]
+    for outcome in fan_out(run_job, unfinished, workers=workers):
+        if outcome.error is not None:
+            raise RuntimeError(f"{unfinished[outcome.index].config.out} broke: {outcome.error}")
+    print("\n" * len(unfinished), end="", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training and the line of its progress bar."""
+
+    config: TrainConfig
+    position: int
+
+    @property
+    def done(self) -> bool:
+        manifest = self.config.out / "checkpoint" / "policy.json"
+        return manifest.exists() and read_json(manifest)["training"]["steps"] >= self.config.steps
+
+    def run(self) -> None:
+        from libra_vla.training.trainer import train
+
+        train(self.config, position=self.position)
+
+
+@dataclass(frozen=True)
+class EvalJob:
+    """One evaluation, the line of its progress bar, and the training that comes before it, if it
+    is one of these jobs."""
+
+    config: EvalConfig
+    position: int
+    after: TrainJob | None
+
+    @property
+    def done(self) -> bool:
+        results = self.config.out / "results.json"
+        return results.exists() and read_json(results)["complete"]
+
+    def run(self) -> None:
+        # Jobs are handed out in order, so that the training is done or in another process.
+        while self.after is not None and not self.after.done:
+            time.sleep(0.2)
+        evaluate(self.config, position=self.position)
+
+
+def run_job(job: TrainJob | EvalJob) -> None:
+    """Trains or evaluates in a worker process, which keeps its simulator from arm to arm."""
+    job.run()

@@ -1,0 +1,259 @@
+"""`libra study suites`: the paper's first table, from nothing: demonstrations, training, official
+evaluation of one policy on all suites.
+
+Demonstrations come from sampled resets, and the official initial states are looked at once, at the
+end. Between the two, rounds of DAgger: the policy drives, the expert takes over, and both policies
+go on training on all demonstrations so far.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from libra_vla.collection import CollectConfig, collect
+from libra_vla.data.merge import merge
+from libra_vla.errors import LibraError
+from libra_vla.evaluation.config import OFFICIAL_TRIALS, EvalConfig
+from libra_vla.evaluation.statistics import rate
+from libra_vla.execution.config import Mode
+from libra_vla.files import read_json, write_json
+from libra_vla.reports.suites import write_report
+from libra_vla.stages import StageClock, train_and_evaluate
+from libra_vla.studies.machine import REPORT, STUDY, claim
+from libra_vla.training.config import TrainConfig
+from libra_vla.versions import versions
+
+PAPER = {"libero_spatial": 0.986, "libero_object": 0.994, "libero_goal": 0.980, "libero_10": 0.928}
+"""The paper's success with N = 10, H = 5 and M = 2."""
+CLOCK = "stages.json"
+
+
+@dataclass(frozen=True)
+class SuitesConfig:
+    """One policy for all tasks of some suites: collects, trains, evaluates; every stage resumes.
+
+    Attributes:
+        out: folder for everything.
+        suites: names of the suites.
+        demonstrations: per task, by the scripted experts.
+        spread, recovery: of the demonstrations; see `libra collect`.
+        preset: of Libra; Libra-Base is its `-monolithic` twin.
+        steps, batch_size, learning_rate, paraphrase: of the first training; see `libra train`.
+        rounds: of DAgger.
+        round_demonstrations: per task and round.
+        round_steps: of each further training, which begins with the weights of the one before.
+        trials: official initial states per task.
+        noise_seeds: evaluations of each sequential arm, which differ in the policy's noise.
+        max_steps: control steps of a demonstration.
+        seed: of everything else.
+        workers: processes.
+    """
+
+    out: Path = Path("runs/suites")
+    suites: tuple[str, ...] = tuple(PAPER)
+    demonstrations: int = 25
+    spread: float = 0.01
+    recovery: float = 0.2
+    preset: str = "small"
+    steps: int = 15000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    paraphrase: float = 0.0
+    rounds: int = 1
+    round_demonstrations: int = 10
+    round_steps: int = 8000
+    trials: int = OFFICIAL_TRIALS
+    noise_seeds: int = 3
+    max_steps: int = 600
+    seed: int = 0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("demonstrations", "steps", "trials", "noise_seeds", "workers"):
+            if getattr(self, name) < 1:
+                raise LibraError(f"{name} is {getattr(self, name)}: expected at least 1")
+        if not self.suites or self.rounds < 0:
+            raise LibraError("expected at least one suite, and 0 or more rounds")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A policy and how it is carried out; `preset` is None for the study's own."""
+
+    name: str
+    policy: str
+    mode: Mode
+
+
+LIBRA, BASE = "Libra", "Libra-Base"
+ARMS = (
+    Arm("Libra", LIBRA, "sequential"),
+    Arm("Libra, synchronous", LIBRA, "synchronous"),
+    Arm("Libra-Base", BASE, "synchronous"),
+)
+
+
+def study_suites(config: SuitesConfig) -> dict[str, Any]:
+    """Runs what is missing and returns what it wrote to `study.json`.
+
+    Raises:
+        LibraError: a stage met bad input, or the folder holds another study.
+        KeyboardInterrupt: stopped; the same command goes on.
+    """
+    free = ("out", "workers")
+    claim(config.out, {k: v for k, v in asdict(config).items() if k not in free})
+    if not (clock_file := config.out / CLOCK).exists():
+        write_json(clock_file, {"seconds": {}})
+    clock = StageClock(clock_file)
+    try:
+        for number in range(config.rounds + 1):
+            clock.time(_stage("demonstrations", number), lambda n=number: _collect(config, n))
+            clock.time(
+                _stage("training", number),
+                lambda n=number: train_and_evaluate(
+                    list(trainings(config, n)), [], workers=config.workers
+                ),
+            )
+        evaluations = list(arms(config))
+        clock.time(
+            "evaluation",
+            lambda: train_and_evaluate([], [e for _, e in evaluations], workers=config.workers),
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped: the same command goes on with {config.out}") from None
+    study = {
+        "schema_version": 1,
+        "settings": {k: str(v) for k, v in asdict(config).items()},
+        "arms": [
+            summary(arm, [read_json(e.out / "results.json") for a, e in evaluations if a is arm])
+            for arm in ARMS
+        ],
+        "paper": {suite: PAPER.get(suite) for suite in config.suites},
+        "seconds": clock.seconds,
+        "workers": config.workers,
+        "versions": versions(),
+    }
+    write_json(config.out / STUDY, study)
+    write_report(config.out / REPORT, study)
+    return study
+
+
+def _stage(name: str, number: int) -> str:
+    return f"{name}, round {number}" if number else name
+
+
+def policy_folder(config: SuitesConfig, name: str, number: int) -> Path:
+    """Where the policy of a round is."""
+    return config.out / "policies" / f"{name}-{number}"
+
+
+def _dataset(config: SuitesConfig, number: int) -> Path:
+    """Everything that was collected up to a round."""
+    return config.out / "demonstrations" / f"all-{number}"
+
+
+def _collect(config: SuitesConfig, number: int) -> None:
+    """Collects what a round adds, then merges it with what was there before."""
+    if _dataset(config, number).exists():
+        return
+    parts = [] if number == 0 else [_dataset(config, number - 1)]
+    for suite in config.suites:
+        part = config.out / "demonstrations" / f"{suite}-{number}"
+        collect(
+            CollectConfig(
+                suite=suite,
+                out=part,
+                episodes=config.round_demonstrations if number else config.demonstrations,
+                workers=config.workers,
+                seed=config.seed + number,
+                spread=config.spread,
+                recovery=config.recovery,
+                policy=policy_folder(config, LIBRA, number - 1) if number else None,
+                max_steps=config.max_steps,
+                resume=True,
+            )
+        )
+        parts.append(part)
+    merge(parts, _dataset(config, number))
+
+
+def trainings(config: SuitesConfig, number: int) -> Iterator[TrainConfig]:
+    """Yields the trainings of a round: both policies see the same data for as many steps."""
+    for name, preset in ((LIBRA, config.preset), (BASE, f"{config.preset}-monolithic")):
+        yield TrainConfig(
+            data=_dataset(config, number),
+            out=policy_folder(config, name, number),
+            preset=preset,
+            init=policy_folder(config, name, number - 1) if number else None,
+            steps=config.round_steps if number else config.steps,
+            # Later rounds begin with a trained policy, and a smaller step does not undo it.
+            learning_rate=config.learning_rate * (0.3 if number else 1.0),
+            curriculum="none" if number else "dynamic",
+            batch_size=config.batch_size,
+            paraphrase=config.paraphrase,
+            seed=config.seed + number,
+            threads=1,
+            resume=True,
+        )
+
+
+def arms(config: SuitesConfig) -> Iterator[tuple[Arm, EvalConfig]]:
+    """Yields every evaluation: arm x suite x seed of the noise."""
+    for arm, suite in product(ARMS, config.suites):
+        seeds = 1 if arm.policy == LIBRA and arm.mode == "synchronous" else config.noise_seeds
+        for seed in range(seeds):
+            yield (
+                arm,
+                EvalConfig(
+                    policy=policy_folder(config, arm.policy, config.rounds),
+                    suite=suite,
+                    out=config.out / "evaluations" / f"{arm.name}, {suite}, seed {seed}",
+                    episodes=config.trials,
+                    mode=arm.mode,
+                    seed=seed,
+                    videos="failures" if arm is ARMS[0] and seed == 0 else 0,
+                    explain_failures=arm is ARMS[0] and seed == 0,
+                    workers=0,
+                    resume=True,
+                ),
+            )
+
+
+def summary(arm: Arm, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """One arm: its rates per suite and per task over all seeds, and the suites' average."""
+    suites: dict[str, Any] = {}
+    for suite in dict.fromkeys(r["suite"] for r in results):
+        own = [r for r in results if r["suite"] == suite]
+        suites[suite] = _pooled(own) | {
+            "seeds": [r["success_rate"] for r in own],
+            "tasks": [
+                {k: tasks[0][k] for k in ("index", "instruction")} | _pooled(tasks)
+                for tasks in zip(*(r["tasks"] for r in own), strict=True)
+            ],
+        }
+    rates = [s["success_rate"] for s in suites.values() if s["success_rate"] is not None]
+    return {
+        "name": arm.name,
+        "mode": arm.mode,
+        "policy": results[0]["policy"],
+        "average": sum(rates) / len(rates) if rates else None,
+        **_pooled(results),
+        "suites": suites,
+        "failures": _added(r["failures"] for r in results),
+    }
+
+
+def _pooled(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    counted = {k: sum(p[k] for p in parts) for k in ("episodes", "errors", "successes")}
+    share, ci95 = rate(counted["successes"], counted["episodes"] - counted["errors"])
+    return counted | {"success_rate": share, "ci95": ci95}
+
+
+def _added(counts: Iterator[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for count in counts:
+        for name, n in count.items():
+            total[name] = total.get(name, 0) + n
+    return total

@@ -1,0 +1,109 @@
+"""The policy that a training begins with: a new one that fits the data, or another run's."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from libra_vla.action_space import ActionConvention, ActionSpace
+from libra_vla.config import PolicyConfig, load_preset
+from libra_vla.data.lerobot import LeRobotDataset
+from libra_vla.errors import LibraError
+from libra_vla.observation import ObservationSpec
+from libra_vla.policies.policy import LibraPolicy, StateStatistics
+from libra_vla.training.config import TrainConfig
+from libra_vla.versions import versions
+
+
+def build_policy(
+    config: TrainConfig, dataset: LeRobotDataset
+) -> tuple[LibraPolicy, list[int], list[int]]:
+    """Returns the policy to train, and its training and held-out episodes.
+
+    Raises:
+        LibraError: unknown preset, a dataset without a convention or with too few episodes, or a
+            policy to start from that does not fit the dataset.
+    """
+    if dataset.convention is None:
+        raise LibraError(
+            f"{dataset.path} does not say what its actions mean: add meta/libra_vla.json with an "
+            "action convention (see docs: your own data)"
+        )
+    training, held_out = split(config, len(dataset.episodes))
+    record = {
+        "preset": config.preset,
+        "seed": config.seed,
+        "dataset": {
+            "name": dataset.path.name,
+            "fingerprint": dataset.fingerprint,
+            "episodes": len(training),
+            "instructions": list(dataset.tasks),
+        },
+        "versions": versions(),
+    }
+    if config.init is None:
+        policy = _new(config, dataset, dataset.convention, record)
+    else:
+        policy = _begun(config.init, dataset, dataset.convention, record)
+    return policy, training, held_out
+
+
+def split(config: TrainConfig, episodes: int) -> tuple[list[int], list[int]]:
+    """Returns the episodes to train on and those held out."""
+    order = np.random.default_rng(config.split_seed).permutation(episodes).tolist()
+    held = round(config.validation * episodes)
+    if held == episodes:
+        raise LibraError("no episodes are left to train on: lower --validation")
+    return sorted(order[held:]), sorted(order[:held])
+
+
+def _architecture(config: TrainConfig) -> PolicyConfig:
+    """The preset, with what the command line changed of it."""
+    names = ("granularity", "gripper_bins", "horizon_factor", "intents")
+    changed = {name: value for name in names if (value := getattr(config, name)) is not None}
+    return replace(load_preset(config.preset), **changed)
+
+
+def _new(
+    config: TrainConfig,
+    dataset: LeRobotDataset,
+    convention: ActionConvention,
+    record: dict[str, Any],
+) -> LibraPolicy:
+    architecture = _architecture(config)
+    return LibraPolicy(
+        config=architecture,
+        action_space=ActionSpace.fit(
+            dataset.actions,
+            convention,
+            bins=architecture.granularity,
+            gripper_bins=architecture.gripper_bins,
+            normalisation=config.normalisation,
+        ),
+        observation_spec=ObservationSpec(
+            cameras=() if config.blind else dataset.cameras, state_size=dataset.states.shape[1]
+        ),
+        state_statistics=StateStatistics.fit(dataset.states),
+        training=record,
+    )
+
+
+def _begun(
+    folder: Path, dataset: LeRobotDataset, convention: ActionConvention, record: dict[str, Any]
+) -> LibraPolicy:
+    """Another run's policy, with its normalisation, if it fits the dataset."""
+    policy = LibraPolicy.from_pretrained(folder)
+    policy.action_space.convention.require_equal(
+        convention, mine=str(folder), theirs=str(dataset.path)
+    )
+    spec, size = policy.observation_spec, dataset.states.shape[1]
+    if (missing := set(spec.cameras) - set(dataset.cameras)) or spec.state_size != size:
+        lacks = f"lacks camera {', '.join(sorted(missing))}" if missing else f"has {size} numbers"
+        raise LibraError(
+            f"{dataset.path} {lacks}: {folder} reads {', '.join(spec.cameras) or 'no camera'} and "
+            f"{spec.state_size} numbers of proprioception"
+        )
+    init = {"checkpoint": policy.checkpoint_hash, "steps": policy.training.get("steps")}
+    policy.training = record | {"preset": policy.config.preset, "init": init}
+    return policy

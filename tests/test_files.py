@@ -1,0 +1,58 @@
+"""Folders that belong to one process at a time."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from libra_vla.errors import LibraError
+from libra_vla.files import alone_in_out, sole_writer
+
+HOLD = """
+import sys, time
+from libra_vla.files import sole_writer
+with sole_writer(sys.argv[1]):
+    open(sys.argv[1] + "/work", "w").close()
+    print("holding", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_one_is_gone(tmp_path: Path):
+    folder = tmp_path / "run"
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert first.stdout is not None and first.stdout.readline() == "holding\n"
+        with (
+            pytest.raises(LibraError, match=r"another process is writing .*run: wait"),
+            sole_writer(folder),
+        ):
+            pass
+    finally:
+        first.kill()
+        first.wait()
+    with sole_writer(folder):
+        assert [p.name for p in folder.iterdir()] == ["work"], "the lock is no file"
+
+
+def test_nothing_is_left_where_nothing_was_written(tmp_path: Path):
+    @alone_in_out
+    def refuse(config: SimpleNamespace) -> None:
+        raise LibraError("no")
+
+    with pytest.raises(LibraError, match="no"):
+        refuse(SimpleNamespace(out=tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(LibraError, match=r"cannot write .*run"),
+        sole_writer(tmp_path / "file" / "run"),
+    ):
+        pass

@@ -1,0 +1,123 @@
+"""The study of all suites: what each stage asks for, what is added up, and the page."""
+
+from pathlib import Path
+
+import pytest
+
+from libra_vla.errors import LibraError
+from libra_vla.files import write_json
+from libra_vla.reports.suites import render
+from libra_vla.studies import suites
+from libra_vla.studies.suites import ARMS, SuitesConfig, arms, study_suites, summary, trainings
+
+SUITES = ("libero_goal", "libero_10")
+
+
+def results_of(config, successes: int) -> dict:
+    """What an evaluation of two tasks with `config.episodes` trials each writes."""
+    trials = config.episodes
+    counts = (successes, trials)
+    tasks = [
+        {"index": i, "instruction": f"task {i}", "episodes": trials, "errors": 0, "successes": n}
+        for i, n in enumerate(counts)
+    ]
+    return {
+        "complete": True,
+        "suite": config.suite,
+        "episodes": 2 * trials,
+        "errors": 0,
+        "successes": sum(counts),
+        "success_rate": sum(counts) / (2 * trials),
+        "policy": {"parameters": 1_736_011},
+        "failures": {"actuation": trials - successes},
+        "tasks": tasks,
+    }
+
+
+def test_both_policies_learn_from_the_same_data_for_as_many_steps(tmp_path: Path):
+    config = SuitesConfig(tmp_path, steps=7, round_steps=3)
+    for number, steps in enumerate((7, 3)):
+        libra, base = trainings(config, number)
+        assert (libra.data, libra.steps) == (base.data, base.steps)
+        assert libra.steps == steps and base.preset == f"{libra.preset}-monolithic"
+        for one in (libra, base):
+            before = None if number == 0 else tmp_path / "policies" / f"{one.out.name[:-2]}-0"
+            assert one.init == before
+
+
+def test_evaluations_follow_the_official_protocol(tmp_path: Path):
+    config = SuitesConfig(tmp_path)
+    found = list(arms(config))
+    assert len({e.out for _, e in found}) == len(found) == 4 * (3 + 1 + 3)
+    for arm, evaluation in found:
+        assert (evaluation.states, evaluation.meshes, evaluation.episodes) == (
+            "official", "stock", 50,
+        )  # fmt: skip
+        assert evaluation.max_steps is None and evaluation.mode == arm.mode
+        assert Path(evaluation.policy).name.endswith("-1"), "the policy of the last round"
+
+
+def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+
+    def collect(config):
+        driver = "the expert" if config.policy is None else config.policy.name
+        said.append(f"{config.out.name} by {driver}")
+
+    def merge(parts, out):
+        said.append(" + ".join(p.name for p in parts))
+        out.mkdir(parents=True)
+
+    def train_and_evaluate(train, evaluate, *, workers):
+        said.extend(c.out.name for c in train)
+        for number, config in enumerate(evaluate):
+            write_json(config.out / "results.json", results_of(config, successes=number % 3))
+
+    for stage in (collect, merge, train_and_evaluate):
+        monkeypatch.setattr(suites, stage.__name__, stage)
+    config = SuitesConfig(tmp_path / "out", suites=SUITES, trials=2)
+    study = study_suites(config)
+    assert said == [
+        "libero_goal-0 by the expert", "libero_10-0 by the expert", "libero_goal-0 + libero_10-0",
+        "Libra-0", "Libra-Base-0",
+        "libero_goal-1 by Libra-0", "libero_10-1 by Libra-0",
+        "all-0 + libero_goal-1 + libero_10-1",
+        "Libra-1", "Libra-Base-1",
+    ]  # fmt: skip
+    assert list(study["seconds"])[-1] == "evaluation" and len(study["seconds"]) == 5
+    first = study["arms"][0]["suites"]["libero_goal"]
+    assert first["episodes"] == 12 and len(first["seeds"]) == 3
+    said.clear()
+    assert study_suites(config)["arms"] == study["arms"]
+    assert not any(" by " in line or "+" in line for line in said), "what is done stays"
+    with pytest.raises(LibraError, match="another steps"):
+        study_suites(SuitesConfig(tmp_path / "out", suites=SUITES, trials=2, steps=1))
+    assert "libero_goal" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_arm_is_added_up_over_seeds_suites_and_tasks(tmp_path: Path):
+    config = SuitesConfig(tmp_path, suites=SUITES, trials=4)
+    own = [e for arm, e in arms(config) if arm is ARMS[0]]
+    row = summary(ARMS[0], [results_of(e, successes=2) for e in own])
+    assert (row["episodes"], row["successes"], row["average"]) == (48, 36, 0.75)
+    assert row["suites"]["libero_10"]["seeds"] == [0.75] * 3
+    assert [t["successes"] for t in row["suites"]["libero_10"]["tasks"]] == [6, 12]
+    assert row["failures"] == {"actuation": 12}
+    low, high = row["suites"]["libero_goal"]["ci95"]
+    assert low < 0.75 < high
+    page = render(
+        {
+            "arms": [row],
+            "paper": {s: suites.PAPER[s] for s in SUITES},
+            "seconds": {"evaluation": 60.0},
+            "workers": 2,
+        }
+    )
+    assert "98.0%" in page and "95.4%" in page and "task 1" in page
+
+
+def test_bad_requests():
+    with pytest.raises(LibraError, match="at least one suite"):
+        SuitesConfig(suites=())
+    with pytest.raises(LibraError, match="trials is 0"):
+        SuitesConfig(trials=0)
