@@ -1,12 +1,13 @@
 """How often the scripted expert succeeds, by task, from sampled resets.
 
 python benchmarks/expert_success.py --suite libero_spatial --resets 20 --out runs/expert
+
+Goes on where it was stopped: episodes are kept one by one.
 """
 
 import argparse
 import json
-from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,23 @@ class Job:
     first_seed: int
 
 
-def attempt(job: Job) -> tuple[bool, int]:
-    """Whether the task was really finished, as the expert sees it, and in how many steps."""
+@dataclass(frozen=True)
+class Episode:
+    """What became of one reset of a task, by their numbers.
+
+    Attributes:
+        success: whether the task was really finished, as the expert sees it.
+        missing: goals that did not hold at the end, where the benchmark has a witness.
+    """
+
+    task: int
+    reset: int
+    success: bool
+    steps: int
+    missing: list[str]
+
+
+def attempt(job: Job) -> Episode:
     benchmark = benchmark_of(job.task.suite)
     env = keep_environment(benchmark, job.task, render=False)
     moving = np.arange(benchmark.convention.size) != benchmark.convention.gripper
@@ -48,7 +64,44 @@ def attempt(job: Job) -> tuple[bool, int]:
         action[moving] += job.noise * rng.standard_normal(moving.sum())
         env.step(np.clip(action, -1.0, 1.0))
         steps += 1
-    return bool(expert.done and expert.succeeded), steps
+    goals = benchmark.witness(env, job.task).events().goals if benchmark.witness else ()
+    return Episode(
+        task=job.task.index,
+        reset=job.reset,
+        success=bool(expert.done and expert.succeeded),
+        steps=steps,
+        missing=[f"{goal.predicate} {goal.thing}" for goal in goals if not goal.met],
+    )
+
+
+def run(jobs: list[Job], journal: Path, *, workers: int) -> list[Episode]:
+    """Carries out the jobs that a journal does not hold yet, and returns all their episodes."""
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    done = {(e.task, e.reset): e for e in (Episode(**json.loads(line)) for line in lines)}
+    left = [job for job in jobs if (job.task.index, job.reset) not in done]
+    for outcome in tqdm(fan_out(attempt, left, workers=workers), total=len(left)):
+        if outcome.error:
+            raise SystemExit(outcome.error)
+        episode = outcome.value
+        done[episode.task, episode.reset] = episode
+        with journal.open("a") as file:
+            file.write(json.dumps(asdict(episode)) + "\n")
+    return [done[job.task.index, job.reset] for job in jobs]
+
+
+def summary(task: Task, episodes: list[Episode]) -> dict[str, object]:
+    """One task's row of the report."""
+    steps = [episode.steps for episode in episodes if episode.success]
+    return {
+        "task": task.index,
+        "instruction": task.instruction,
+        "successes": len(steps),
+        "resets": len(episodes),
+        "ci95": wilson(len(steps), len(episodes)),
+        "mean_steps": float(np.mean(steps)) if steps else None,
+        "failures": [asdict(episode) for episode in episodes if not episode.success],
+    }
 
 
 def main() -> None:
@@ -65,36 +118,28 @@ def main() -> None:
     options = parser.parse_args()
     benchmark = benchmark_of(options.suite)
     benchmark.require(spread=options.spread)
-    tasks = benchmark.choose(options.suite, options.tasks)
+    chosen = benchmark.choose(options.suite, options.tasks)
+    tasks = [task for task in chosen if benchmark.supports(task)]
     jobs = [
         Job(task, reset, options.spread, options.noise, options.max_steps, options.first_seed)
         for task in tasks
         for reset in range(options.resets)
     ]
-    found: dict[int, list[tuple[bool, int]]] = defaultdict(list)
-    for outcome in tqdm(fan_out(attempt, jobs, workers=options.workers), total=len(jobs)):
-        if outcome.error:
-            raise SystemExit(outcome.error)
-        found[jobs[outcome.index].task.index].append(outcome.value)
-    rows = []
-    for task in tasks:
-        successes = sum(success for success, _ in found[task.index])
-        steps = [n for success, n in found[task.index] if success]
-        rows.append(
-            {
-                "task": task.index,
-                "instruction": task.instruction,
-                "successes": successes,
-                "resets": options.resets,
-                "ci95": wilson(successes, options.resets),
-                "mean_steps": float(np.mean(steps)) if steps else None,
-            }
-        )
-        print(f"{task.index:3d} {successes:3d}/{options.resets}  {task.instruction}")
+    name = (
+        f"{options.suite}-seed{options.first_seed}-steps{options.max_steps}"
+        f"-spread{options.spread:g}-noise{options.noise:g}"
+    )
+    episodes = run(jobs, options.out / f"{name}.jsonl", workers=options.workers)
+    rows = [summary(task, [e for e in episodes if e.task == task.index]) for task in tasks]
+    for row in rows:
+        print(f"{row['task']:3d} {row['successes']:3d}/{row['resets']}  {row['instruction']}")
     settings = {k: v for k, v in vars(options).items() if k != "out"}
-    name = f"{options.suite}-spread{options.spread:g}-noise{options.noise:g}.json"
-    write_json(options.out / name, {"settings": settings, "tasks": rows, "versions": versions()})
-    print(json.dumps({"total": sum(r["successes"] for r in rows), "of": len(jobs)}))
+    write_json(
+        options.out / f"{name}.json", {"settings": settings, "tasks": rows, "versions": versions()}
+    )
+    successes = sum(episode.success for episode in episodes)
+    skipped = len(chosen) - len(tasks)
+    print(json.dumps({"total": successes, "of": len(jobs), "tasks_without_skill": skipped}))
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def _laid(scene: Scene, rack: str, relative: np.ndarray, position: np.ndarray) -
 
 
 def _inserted(scene: Scene, oven: str, relative: np.ndarray) -> Placement:
-    """In an oven: straight in through its door, just far enough."""
+    """In an oven: in through its door, just far enough, and along one that is only half open."""
     centre, half = scene.region(oven)
     outwards = scene.front(oven)
     _, surface = scene.receptacle(oven)
@@ -135,7 +135,17 @@ def _inserted(scene: Scene, oven: str, relative: np.ndarray) -> Placement:
     aside = walls @ across
     position += (aside[aside < 0].max() + aside[aside > 0].min()) / 2 * across
     position[2] = surface - float(relative[:, 2].min()) + DROP
-    return Placement(position, up=outwards)
+    return Placement(position, up=_way_out(scene, oven))
+
+
+def _way_out(scene: Scene, oven: str) -> np.ndarray:
+    """Unit vector [3] straight out of an oven, or along its door where that reaches in front.
+
+    A palm that meets the edge of such a door head-on can neither pass nor push it open.
+    """
+    door = scene.joint(scene.owner(oven) or oven)
+    leans_in = max(door.value + np.pi / 2, 0.0)  # a door shuts as its joint turns forwards, at 0
+    return rotation_about(door.axis, leans_in) @ scene.front(oven)
 
 
 def _slid(scene: Scene, goal: Goal, relative: np.ndarray, position: np.ndarray) -> Placement:
