@@ -12,6 +12,7 @@ from libra_vla.config import preset_names
 from libra_vla.errors import LibraError
 from libra_vla.policies.baselines.autoregressive import FINE, value, word
 from libra_vla.policies.batched import BatchedPolicy
+from libra_vla.policies.losses import Objective
 from libra_vla.studies.baselines import BaselinesConfig, arms
 from libra_vla.training.config import TrainConfig
 
@@ -30,7 +31,8 @@ def fit(preset: str, steps: int):
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):
         loss, _ = policy.model.loss(
-            batch, predicted_intents=False, weights=(1.0, 1.0), draws=2, generator=generator
+            batch,
+            Objective(draws=2, generator=generator),
         )
         optimiser.zero_grad()
         loss.backward()
@@ -95,9 +97,7 @@ def test_fast_in_slow_shares_blocks_and_keeps_what_the_slow_one_saw():
     policy = make_policy("tiny-fast-in-slow")
     model = policy.model
     batch = make_batch(policy, size=2)
-    loss, _ = model.loss(
-        batch, predicted_intents=False, weights=(1.0, 1.0), draws=1, generator=None
-    )
+    loss, _ = model.loss(batch, Objective())
     shared = list(model.blocks)[-model.shared :]
     names = [n for n, _ in model.named_parameters()]
     assert len(names) == len(set(names)) and not any("fast" in n for n in names)

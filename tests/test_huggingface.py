@@ -14,6 +14,7 @@ from libra_vla.errors import LibraError
 from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies import LibraPolicy
 from libra_vla.policies.batch import Batch, Moment
+from libra_vla.policies.losses import Objective
 from libra_vla.policies.policy import StateStatistics
 
 transformers = pytest.importorskip("transformers")
@@ -238,7 +239,8 @@ def train(policy: LibraPolicy, steps: int) -> list[float]:
     for step in range(steps):
         generator = torch.Generator().manual_seed(step)
         loss, _ = model.loss(
-            batch, predicted_intents=False, weights=(1.0, 1.0), draws=4, generator=generator
+            batch,
+            Objective(draws=4, generator=generator),
         )
         optimiser.zero_grad()
         loss.backward()

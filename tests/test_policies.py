@@ -17,6 +17,7 @@ from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies import LibraPolicy, checkpoints, load_policy
 from libra_vla.policies.backbones import WordEmbedding, make_backbone
 from libra_vla.policies.batch import Batch, Moment
+from libra_vla.policies.losses import Objective
 from libra_vla.policies.models import make_model
 from libra_vla.policies.policy import StateStatistics
 from libra_vla.policies.vision import SmallVision
@@ -75,10 +76,12 @@ def train_a_little(policy: LibraPolicy, steps: int, predicted: bool = False) -> 
     for step in range(steps):
         loss, _ = policy.model.loss(
             batch,
-            predicted_intents=predicted,
-            weights=(1.0, 1.0),
-            draws=2,
-            generator=torch.Generator().manual_seed(step),
+            Objective(
+                predicted_intents=predicted,
+                weights=(1.0, 1.0),
+                draws=2,
+                generator=torch.Generator().manual_seed(step),
+            ),
         )
         optimiser.zero_grad()
         loss.backward()
@@ -141,7 +144,8 @@ def test_no_gradient_passes_from_the_refiner_to_the_planner():
     train_a_little(policy, 2)
     policy.model.zero_grad()
     loss, _ = policy.model.loss(
-        make_batch(policy), predicted_intents=True, weights=(0.0, 1.0), draws=1, generator=None
+        make_batch(policy),
+        Objective(predicted_intents=True, weights=(0.0, 1.0)),
     )
     loss.backward()
     planner = [p.grad for p in policy.model.planner.parameters() if p.grad is not None]
@@ -173,9 +177,7 @@ def test_a_soft_intent_tells_how_sure_the_planner_is():
 
     policy.model.refiner.look = spy  # type: ignore[method-assign]
     for predicted in (False, True):
-        policy.model.loss(
-            batch, predicted_intents=predicted, weights=(1, 1), draws=1, generator=None
-        )
+        policy.model.loss(batch, Objective(predicted_intents=predicted))
     true, predicted = seen
     assert torch.equal(true.amax(-1), torch.ones(2, 5, 3)), "true intents are sure"
     assert predicted.amax(-1).max() < 0.9 and not predicted.requires_grad
@@ -207,7 +209,7 @@ def test_intents_of_a_late_refinement_are_those_of_their_own_steps():
     coarse = torch.arange(10)[None, :, None].expand(2, 10, 3).clone()
     coarse[..., 2] %= 2
     batch = dataclasses.replace(batch, coarse=coarse, offset=torch.tensor([0, 5]))
-    policy.model.loss(batch, predicted_intents=False, weights=(1, 1), draws=1, generator=None)
+    policy.model.loss(batch, Objective())
     assert seen["intents"][0, :, 0].tolist() == [0, 1, 2, 3, 4]
     assert seen["intents"][1, :, 0].tolist() == [5, 6, 7, 8, 9]
 
@@ -222,7 +224,8 @@ def test_steps_beyond_the_episode_do_not_count():
         changed = dataclasses.replace(batch, actions=actions, actions_valid=valid)
         generator = torch.Generator().manual_seed(0)
         return policy.model.loss(
-            changed, predicted_intents=False, weights=(0, 1), draws=1, generator=generator
+            changed,
+            Objective(weights=(0.0, 1.0), generator=generator),
         )[0].item()
 
     other = batch.actions.clone()

@@ -8,7 +8,7 @@ from libra_vla.config import PolicyConfig
 from libra_vla.policies.backbones import BorrowedVision, make_backbone, make_encoder
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.denoising import Join, joined, make_denoiser
-from libra_vla.policies.losses import denoising_loss, masked_mean
+from libra_vla.policies.losses import Objective, denoising_loss, masked_mean
 from libra_vla.policies.planner import SemanticPlanner
 from libra_vla.policies.refiner import ActionRefiner
 
@@ -53,22 +53,8 @@ class LibraModel(nn.Module):
         predict = joined(self.denoiser, predict, join)
         return self.denoiser.sample(predict, noise, self.config.refiner.sample_steps)
 
-    def loss(
-        self,
-        batch: Batch,
-        *,
-        predicted_intents: bool,
-        weights: tuple[float, float],
-        draws: int,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Joint loss: weights[0] x cross-entropy of the planner + weights[1] x denoising MSE.
-
-        Args:
-            predicted_intents: condition the refiner on the planner's prediction instead of the
-                true coarse actions (the curriculum's second phase); no gradient passes.
-            draws: noise draws per encoded image: the encoders dominate the cost, so they are free.
-        """
+    def loss(self, batch: Batch, objective: Objective) -> tuple[Tensor, dict[str, Tensor]]:
+        """Joint loss: weights[0] x cross-entropy of the planner + weights[1] x denoising MSE."""
         seen = batch.planned
         logits = self.planner(seen.images, seen.state, seen.instructions)
         cross_entropy = F.cross_entropy(
@@ -76,17 +62,18 @@ class LibraModel(nn.Module):
         )  # [B, L, D]
         planner_loss = masked_mean(cross_entropy, batch.coarse_valid)
 
-        if predicted_intents and self.config.intents == "soft":
+        if objective.predicted_intents and self.config.intents == "soft":
             told = logits.detach().softmax(dim=-1)
         else:
-            chosen = logits.argmax(dim=-1) if predicted_intents else batch.coarse
+            chosen = logits.argmax(dim=-1) if objective.predicted_intents else batch.coarse
             told = F.one_hot(chosen, logits.shape[-1]).to(logits.dtype)
         steps = batch.offset[:, None] + torch.arange(self.config.chunk, device=logits.device)
         rows = torch.arange(len(steps), device=logits.device)[:, None]
         intents = told[rows, steps]
 
-        predict = self.refiner.look(batch.current.images, batch.current.state, intents, draws=draws)
-        refiner_loss = denoising_loss(self.denoiser, predict, batch, draws, generator)
+        now = batch.current
+        predict = self.refiner.look(now.images, now.state, intents, draws=objective.draws)
+        refiner_loss = denoising_loss(self.denoiser, predict, batch, objective)
         with torch.no_grad():
             log_bins = torch.tensor(self.bins, device=logits.device).log()
             hits = (logits.argmax(dim=-1) == batch.coarse).to(logits.dtype)
@@ -98,4 +85,5 @@ class LibraModel(nn.Module):
                 "bin_accuracy": masked_mean(hits, batch.coarse_valid),
                 "refiner_loss": refiner_loss.detach(),
             }
-        return weights[0] * planner_loss + weights[1] * refiner_loss, log
+        planner_weight, refiner_weight = objective.weights
+        return planner_weight * planner_loss + refiner_weight * refiner_loss, log

@@ -2,7 +2,6 @@
 
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from libra_vla.config import PolicyConfig
@@ -14,6 +13,7 @@ from libra_vla.policies.baselines.parallel import ParallelPolicy
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.denoising import Join
 from libra_vla.policies.libra import LibraModel
+from libra_vla.policies.losses import Objective
 
 
 class Model(Protocol):
@@ -33,15 +33,7 @@ class Model(Protocol):
         """
         ...
 
-    def loss(
-        self,
-        batch: Batch,
-        *,
-        predicted_intents: bool,
-        weights: tuple[float, float],
-        draws: int,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, objective: Objective) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the loss and what to log of it."""
         ...
 

@@ -18,6 +18,7 @@ from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.errors import LibraError
 from libra_vla.files import alone_in_out, require_absent, write_text
 from libra_vla.policies.batch import Batch
+from libra_vla.policies.losses import Objective
 from libra_vla.policies.policy import LibraPolicy
 from libra_vla.training.building import build_policy
 from libra_vla.training.config import TrainConfig
@@ -133,13 +134,9 @@ class Run:
         rate = learning_rate(config, state.step)
         for group in state.optimiser.param_groups:
             group["lr"] = rate
-        loss, log = self.policy.model.loss(
-            batch,
-            predicted_intents=predicted,
-            weights=(config.planner_weight, config.refiner_weight),
-            draws=config.draws,
-            generator=noise,
-        )
+        weights = (config.planner_weight, config.refiner_weight)
+        objective = Objective(predicted, weights, config.draws, noise)
+        loss, log = self.policy.model.loss(batch, objective)
         if not torch.isfinite(loss):
             raise LibraError(
                 f"the loss is {loss.item()} at step {state.step}: lower --learning-rate, or check "
@@ -183,14 +180,9 @@ class Run:
         return sums
 
     def _losses(self, batch: Batch, noise: int, *, predicted_intents: bool) -> dict[str, Any]:
-        _, log = self.policy.model.loss(
-            batch,
-            predicted_intents=predicted_intents,
-            weights=(1.0, 1.0),
-            draws=self.config.draws,
-            generator=torch.Generator().manual_seed(noise),
-        )
-        return log
+        generator = torch.Generator().manual_seed(noise)
+        objective = Objective(predicted_intents, draws=self.config.draws, generator=generator)
+        return self.policy.model.loss(batch, objective)[1]
 
     def save(self) -> None:
         """Writes the resumable state first, then the checkpoint with the averaged weights."""

@@ -10,7 +10,7 @@ from libra_vla.config import PolicyConfig
 from libra_vla.policies.baselines.monolith import KeyValue, Monolith, beside, refuse_join
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.denoising import Join
-from libra_vla.policies.losses import masked_mean
+from libra_vla.policies.losses import Objective, masked_mean
 
 FINE = 256
 """Levels of an action dimension (RT-2 and OpenVLA)."""
@@ -87,15 +87,7 @@ class AutoregressivePolicy(Monolith):
             x = block(x, mask, context=grown[-1])
         return x, grown
 
-    def loss(
-        self,
-        batch: Batch,
-        *,
-        predicted_intents: bool,
-        weights: tuple[float, float],
-        draws: int,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, objective: Objective) -> tuple[Tensor, dict[str, Tensor]]:
         words = [word(batch.actions, count).flatten(1) for count in self.levels]
         shape = batch.actions.shape
         losses = [

@@ -10,7 +10,7 @@ from libra_vla.policies.baselines.monolith import DenoisingMonolith, KeyValue, b
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.denoising import Join, Predict, joined
 from libra_vla.policies.layers import TimeEmbedding, Tokens
-from libra_vla.policies.losses import denoising_loss
+from libra_vla.policies.losses import Objective, denoising_loss
 
 
 class FastInSlow(DenoisingMonolith):
@@ -88,15 +88,7 @@ class FastInSlow(DenoisingMonolith):
         predict = joined(self.denoiser, self.fast(seen, slow), join)
         return self.denoiser.sample(predict, noise, self.config.refiner.sample_steps)
 
-    def loss(
-        self,
-        batch: Batch,
-        *,
-        predicted_intents: bool,
-        weights: tuple[float, float],
-        draws: int,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        predict = self.fast(batch.current, self.slow(batch.planned), draws)
-        loss = denoising_loss(self.denoiser, predict, batch, draws, generator)
+    def loss(self, batch: Batch, objective: Objective) -> tuple[Tensor, dict[str, Tensor]]:
+        predict = self.fast(batch.current, self.slow(batch.planned), objective.draws)
+        loss = denoising_loss(self.denoiser, predict, batch, objective)
         return loss, {"refiner_loss": loss.detach()}

@@ -12,7 +12,7 @@ from libra_vla.policies.backbones import make_backbone
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.denoising import Join, Predict, joined, make_denoiser
 from libra_vla.policies.layers import Block, Tokens
-from libra_vla.policies.losses import denoising_loss
+from libra_vla.policies.losses import Objective, denoising_loss
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of some tokens in one block, [B, heads, T, W / heads] each."""
@@ -102,17 +102,9 @@ class DenoisingMonolith(Monolith):
         predict = joined(self.denoiser, self.look(seen), join)
         return self.denoiser.sample(predict, noise, self.config.refiner.sample_steps)
 
-    def loss(
-        self,
-        batch: Batch,
-        *,
-        predicted_intents: bool,
-        weights: tuple[float, float],
-        draws: int,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, objective: Objective) -> tuple[Tensor, dict[str, Tensor]]:
         loss = denoising_loss(
-            self.denoiser, self.look(batch.current, draws), batch, draws, generator
+            self.denoiser, self.look(batch.current, objective.draws), batch, objective
         )
         return loss, {"refiner_loss": loss.detach()}
 

@@ -8,7 +8,7 @@ from libra_vla.policies.baselines.monolith import Monolith, refuse_join
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.denoising import Join
 from libra_vla.policies.layers import Tokens
-from libra_vla.policies.losses import masked_mean
+from libra_vla.policies.losses import Objective, masked_mean
 
 
 class ParallelPolicy(Monolith):
@@ -37,15 +37,7 @@ class ParallelPolicy(Monolith):
         refuse_join(join)
         return self.actions(seen)
 
-    def loss(
-        self,
-        batch: Batch,
-        *,
-        predicted_intents: bool,
-        weights: tuple[float, float],
-        draws: int,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, objective: Objective) -> tuple[Tensor, dict[str, Tensor]]:
         error = (self.actions(batch.current) - batch.actions).abs()
         loss = masked_mean(error, batch.actions_valid)
         return loss, {"refiner_loss": loss.detach()}
