@@ -48,6 +48,9 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("re-planned", lambda r: _short(sum(r["replans"].values()))),
 )
 
+LETTER = 8.2
+"""Width of a bold letter, about."""
+
 LEGEND = (
     "Per episode: control steps; mean jerk in m/s³; jump, the acceleration where chunks meet, "
     "relative to that elsewhere; age of the observation behind an action, mean and largest, in "
@@ -121,7 +124,7 @@ def plots(rows: Sequence[Row]) -> Markup | None:
     panels = [metric_panel(title, value, shown, lines) for title, value, shown in METRICS]
     return section(
         "plots",
-        f"Over the planner's delay, M = {chosen}" if chosen else "Over the planner's delay",
+        "Over the planner's delay in control steps" + (f", M = {chosen}" if chosen else ""),
         tag("div", [p for p in panels if p is not None], class_="panels"),
     )
 
@@ -143,7 +146,8 @@ def metric_panel(
     rate = shown is percent
     top = 1.0 if rate else max(y for _, y in every) * 1.15 or 1.0
     furthest = max(x for x, _ in every) or 1.0
-    chart = Panel(title, (-0.06 * furthest, 1.06 * furthest), (0.0, top), "delay, steps", shown)
+    chart = Panel(title, (-0.06 * furthest, 1.06 * furthest), (0.0, top), "delay", shown)
+    named = 0.0
     for index, (mode, line) in enumerate(points.items()):
         aside = (index - 1) * 0.012 * furthest
         chart.line([(x + aside, y) for x, y in line], f"smooth {ROLES[mode]}")
@@ -153,7 +157,8 @@ def metric_panel(
         for x, y in line:
             chart.dot(x + aside, y, f"validation {ROLES[mode]}")
         below = chart.height - chart.BOTTOM + 34
-        chart.marks.append(text(index * 88, below, mode, f"run {ROLES[mode]}"))
+        chart.marks.append(text(named, below, mode, f"run {ROLES[mode]}"))
+        named += LETTER * (len(mode) + 1)
     return chart.svg()
 
 
