@@ -22,7 +22,8 @@ BASELINES = {
 """Preset `PRESET-NAME` -> what it is; each has Libra's number of parameters within 5 %."""
 VARIANTS = {
     # No weight is shared and no gradient passes, so that with true intents throughout the joint
-    # loss trains each system by itself; the bins between them are the frozen interface.
+    # loss trains each system by itself (but for the clipping of the common gradient norm); the bins
+    # between them are the frozen interface.
     "modular": Arm("modular", "Libra, trained apart", {"curriculum": "teacher_forcing"}),
     "soft": Arm("soft", "Libra, told how sure its planner is", {"intents": "soft"}),
 }
