@@ -1,6 +1,7 @@
 """The command line: exit codes, one-line errors, and nothing heavy before it is needed."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,13 +43,18 @@ def test_every_command_has_a_function():
     assert all(callable(getattr(commands, name.replace(" ", "_"))) for name in COMMANDS)
 
 
-@pytest.mark.parametrize(
-    "command", ["collect", "train", "eval", "info", "data info", "data merge", "doctor"]
-)
-def test_help_of_a_command(command, capsys):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_explains_every_option(command, capsys):
     assert main([*command.split(), "--help"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"usage: libra {command}")
+    entries = re.split(r"\n\W*(?=--[a-z])", re.sub(r"[│╭╮╰╯─|+]|-{3,}", " ", out))[1:]
+    bare = [
+        e.split()[0]
+        for e in entries
+        if re.fullmatch(r"\S+(\s+[A-Z]+|\s+\{[^}]*\})*\s+\(default:.*", e, re.S)
+    ]
+    assert not bare, "options without a word of help"
 
 
 @pytest.mark.parametrize(

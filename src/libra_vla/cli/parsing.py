@@ -1,10 +1,12 @@
 """Command lines to frozen dataclasses: tyro does it, and every mistake is one clear line."""
 
 import contextlib
+import inspect
 import io
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from itertools import groupby
 from typing import TypeVar, get_type_hints
 
@@ -27,7 +29,10 @@ def parse(config: type[T], arguments: Sequence[str], *, command: str) -> T:
     said = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding)
     complained = io.StringIO()
     try:
-        if not {"-h", "--help"} & set(arguments):
+        if {"-h", "--help"} & set(arguments):
+            for part in filter(is_dataclass, config.__mro__):
+                part.__doc__ = _one_by_one(inspect.cleandoc(part.__doc__ or ""))
+        else:
             _check_names(config, arguments, command)
         with contextlib.redirect_stderr(complained), contextlib.redirect_stdout(said):
             return tyro.cli(
@@ -46,6 +51,16 @@ def parse(config: type[T], arguments: Sequence[str], *, command: str) -> T:
             raise HelpWanted(said.read().rstrip()) from None
         wrong = _first_section(complained.getvalue())
         raise LibraError(f"{wrong}; see libra {command} --help") from None
+
+
+def _one_by_one(docstring: str) -> str:
+    """Attributes that a docstring explains together, "a, b: of c", each with the explanation: tyro
+    looks every option up by its own name."""
+    together = re.compile(r"^    (\w+(?:, *\n? *\w+)+):((?:.*\n)(?: {8}.*\n)*)", re.MULTILINE)
+    return together.sub(
+        lambda m: "".join(f"    {name}:{m[2]}" for name in re.split(r",\s*", m[1])),
+        docstring + "\n",
+    )
 
 
 def _check_names(config: type, arguments: Sequence[str], command: str) -> None:

@@ -58,8 +58,17 @@ class EvalConfig:
             steps and can be repeated; "thread" and "process" follow the clock.
         move_object: "20:0.04" moves the object of the task by 4 cm at control step 20, in a drawn
             direction.
-        watermark, hold, slow, max_age, replan_bins, replan_confidence, inpaint, freeze: of
-            execution; see `libra_vla.execution.config.ExecutionConfig`.
+        watermark: concurrent: the next plan is begun when at most this many coarse actions are
+            left; one chunk less than a plan by default.
+        hold: concurrent: control steps for which the last intent is kept when no plan has come; H
+            by default.
+        slow: control steps over which the robot then comes to rest.
+        max_age: oldest intent that is carried out, control steps.
+        replan_bins: plan again when refined actions leave their bins by more than this many.
+        replan_confidence: plan again when the planner gave its intents less than this probability.
+        inpaint: real-time chunking: a chunk joins on to the last one's rest; needs `execute` below
+            H.
+        freeze: actions of the last chunk that begin the next one, at most H - `execute`.
         safety: limits of what reaches the robot.
     """
 

@@ -48,7 +48,7 @@ class Augmentation:
                 top, left = rng.integers(0, 2 * largest + 1, size=2)
                 window = (slice(top, top + height), slice(left, left + width))
                 frames[sample, camera] = padded[sample, camera][window]
-        images = np.ascontiguousarray(np.moveaxis(frames, -1, 2), dtype=np.float32)
+        images = frames.astype(np.float32)
         images /= 255.0
         if self.jitter > 0:
             size = (2, batch, cameras, 1, 1, 1)
@@ -57,7 +57,8 @@ class Augmentation:
             images *= 1.0 + gain
             images += 0.5 + offset
             np.clip(images, 0.0, 1.0, out=images)
-        return images
+        # The memory stays channels-last, which is what the convolutions want.
+        return np.moveaxis(images, -1, 2)
 
 
 def _other_words(instruction: str, draw: float) -> str:
