@@ -37,9 +37,12 @@ class StudyOptions:
         seeds: training runs per setting.
         steps: optimiser steps of each run; comparisons are at equal steps, never at equal seconds.
         batch_size: samples per step.
+        shift: random-shift augmentation; see `libra train`. It hides small objects whose place on
+            the picture says where they are.
         episodes: trials per task and run; the same initial states and noise for all of them.
-        states, spread, seed, mode, meshes, image_size, max_steps, device: of the evaluations; see
-            `libra eval`. Sampled by default: the official states are for final results.
+        states: initial states of the trials; sampled by default, since the official ones are for
+            final results.
+        spread, seed, mode, meshes, image_size, max_steps, device: of the trials; see `libra eval`.
         validation: share of the demonstrations held out, the same ones in every run.
         split: seed of that split.
         workers: processes; each trains and evaluates one run on one core.
@@ -53,6 +56,7 @@ class StudyOptions:
     seeds: int = 3
     steps: int = 2000
     batch_size: int = 32
+    shift: float = TrainConfig.shift
     episodes: int = 50
     states: States = "sampled"
     spread: float = 0.0
@@ -83,6 +87,7 @@ class StudyOptions:
             "resume": True,
             "steps": steps,
             "batch_size": self.batch_size,
+            "shift": self.shift,
             "warmup": min(100, max(1, steps // 5)),
             "validation": self.validation,
             "split": self.split,
