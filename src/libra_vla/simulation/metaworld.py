@@ -3,7 +3,7 @@
 Departures from the package's own loop, each the same for collecting and for evaluating:
 
 - An action is held for two simulator steps, so that 40 actions stand for a second instead of 80:
-  episodes have half as many frames, and the experts do nearly as well (docs/results.md).
+  episodes have half as many frames, and the experts do nearly as well (docs/results/libero.md).
 - Frames are drawn without shadows, reflections and multisampling, with which they take ten times
   as long on a CPU. A policy sees two cameras, one in a corner and one at the wrist.
 - After a reset, the package draws the goal, and in some tasks the object, where they were before
