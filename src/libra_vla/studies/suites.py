@@ -7,7 +7,7 @@ go on training on all demonstrations so far.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,8 @@ class SuitesConfig:
     learning_rate: float = 1e-3
     paraphrase: float = 0.0
     rounds: int = 1
-    round_demonstrations: int = 10
-    round_steps: int = 8000
+    round_demonstrations: int = 8
+    round_steps: int = 20000
     trials: int = OFFICIAL_TRIALS
     noise_seeds: int = 3
     max_steps: int = 600
@@ -197,21 +197,33 @@ def _collect(config: SuitesConfig, number: int) -> None:
 def trainings(config: SuitesConfig, number: int) -> Iterator[TrainConfig]:
     """Yields the trainings of a round: both policies see the same data for as many steps."""
     for name, preset in ((LIBRA, config.preset), (BASE, f"{config.preset}-monolithic")):
-        yield TrainConfig(
+        first = TrainConfig(
             data=_dataset(config, number),
             out=policy_folder(config, name, number),
             preset=preset,
             init=policy_folder(config, name, number - 1) if number else None,
-            steps=config.round_steps if number else config.steps,
-            # Later rounds begin with a trained policy, and a smaller step does not undo it.
-            learning_rate=config.learning_rate * (0.3 if number else 1.0),
-            curriculum="none" if number else "dynamic",
+            steps=config.steps,
+            learning_rate=config.learning_rate,
             batch_size=config.batch_size,
             paraphrase=config.paraphrase,
             seed=config.seed + number,
             threads=1,
             resume=True,
         )
+        yield replace(first, **_later(config)) if number else first
+
+
+def _later(config: SuitesConfig) -> dict[str, Any]:
+    """How trainings after the first differ: they begin with a trained policy, which smaller steps
+    do not undo, and with enough data that grasps may be learnt on pictures that are hardly shifted.
+    """
+    return {
+        "steps": config.round_steps,
+        "learning_rate": 0.4 * config.learning_rate,
+        "curriculum": "none",
+        "shift": 0.02,
+        "ema": 0.998,
+    }
 
 
 def arms(config: SuitesConfig) -> Iterator[tuple[Arm, EvalConfig]]:

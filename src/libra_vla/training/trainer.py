@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,8 @@ class Run:
         latest = round(config.curriculum_latest * config.steps)
         curriculum = CurriculumState(config.curriculum, config.curriculum_accuracy, latest)
         state = TrainingState(policy.model, optimiser, EMA(policy.model, config.ema), curriculum)
-        identity = asdict(replace(config, resume=False, data=Path(), out=Path(), threads=0))
-        identity = {k: v for k, v in identity.items() if k not in ("data", "out", "init")}
+        free = ("data", "out", "init", "resume", "threads", "save_every", "log_every")
+        identity = {k: v for k, v in asdict(config).items() if k not in free}
         identity["dataset"] = dataset.fingerprint
         if config.init is not None:
             identity["init"] = policy.checkpoint_hash
