@@ -23,7 +23,7 @@ import numpy as np
 from libra_vla.files import write_json
 from libra_vla.observation import Observation
 from libra_vla.simulation.benchmark import Task
-from libra_vla.simulation.suites import SETTLE_STEPS, load_tasks, official_states
+from libra_vla.simulation.libero.suites import SETTLE_STEPS, load_tasks, official_states
 from libra_vla.versions import versions
 from libra_vla.workers import THREADS
 
@@ -80,7 +80,7 @@ def keep(name: str, make: Callable[[], Any]) -> Any:
 
 def stock(turn: Turn) -> Outcome:
     """LIBERO's own loop: a full reset, and both cameras at every control step."""
-    from libra_vla.simulation.libero import stock_environment
+    from libra_vla.simulation.libero.environment import stock_environment
 
     size = 128 if turn.policy is None else 256
     env = keep("stock", lambda: stock_environment(turn.task, size))
@@ -102,7 +102,7 @@ def stock(turn: Turn) -> Outcome:
 
 def libra(turn: Turn, meshes: str = "stock") -> Outcome:
     """The same with this package's environment."""
-    from libra_vla.simulation.libero import LiberoEnv
+    from libra_vla.simulation.libero.environment import LiberoEnv
 
     size = 128 if turn.policy is None else 256
     env = keep("libra", lambda: LiberoEnv(turn.task, image_size=size, meshes=meshes))  # pyright: ignore
@@ -126,7 +126,7 @@ def libra_decimated(turn: Turn) -> Outcome:
 def _actor(turn: Turn, env: Any) -> tuple[Callable[..., np.ndarray], Callable[[bool], bool]]:
     """Returns what acts, and what tells (from the last success) that the episode is over."""
     if turn.policy is None:
-        from libra_vla.simulation.expert import ScriptedExpert
+        from libra_vla.simulation.libero.expert import ScriptedExpert
 
         expert = ScriptedExpert(env)
         expert.reset()

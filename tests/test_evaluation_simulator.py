@@ -11,15 +11,15 @@ from libra_vla.evaluation.evaluate import permuted
 from libra_vla.evaluation.trial import Job, run_trial
 from libra_vla.execution.executor import ExecutionConfig
 from libra_vla.observation import ObservationSpec
-from libra_vla.simulation.probes import goal_here
+from libra_vla.simulation.libero.probes import goal_here
+from libra_vla.simulation.libero.suites import load_tasks, official_states
 from libra_vla.simulation.registry import LIBERO
-from libra_vla.simulation.suites import load_tasks, official_states
 
 pytestmark = pytest.mark.simulator
 
 
 def load_scripted(folder: Path, device: str) -> ScriptedPolicy:
-    from libra_vla.simulation.libero import LIBERO_CONVENTION
+    from libra_vla.simulation.libero.environment import LIBERO_CONVENTION
 
     space = ActionSpace(LIBERO_CONVENTION, (10,) * 7, (-1.0,) * 7, (1.0,) * 7)
     spec = ObservationSpec(cameras=("agentview",), state_size=8)
@@ -87,8 +87,8 @@ def test_instructions_are_permuted_where_a_scene_can_tell():
 
 
 def test_the_object_of_a_task_is_moved_where_nothing_is_in_the_way():
-    from libra_vla.simulation.disturbances import DEEPEST, _overlap, move_object
-    from libra_vla.simulation.libero import LiberoEnv
+    from libra_vla.simulation.libero.disturbances import DEEPEST, _overlap, move_object
+    from libra_vla.simulation.libero.environment import LiberoEnv
 
     env = LiberoEnv(load_tasks("libero_goal")[1], render=False)
     env.reset(seed=3)

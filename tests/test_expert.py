@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libra_vla.errors import LibraError
-from libra_vla.simulation.grasping import (
+from libra_vla.simulation.libero.grasping import (
     FINGER_INNER,
     WIDEST,
     finger_yaw,
@@ -15,8 +15,8 @@ from libra_vla.simulation.grasping import (
     nearest_yaw,
     plan_grasp,
 )
-from libra_vla.simulation.skills import motion
-from libra_vla.simulation.skills.placing import fitting_turn
+from libra_vla.simulation.libero.skills import motion
+from libra_vla.simulation.libero.skills.placing import fitting_turn
 
 ANGLES = st.floats(-3.1, 3.1)
 BASE = np.array([-0.6, 0.0, 0.9])
@@ -192,8 +192,8 @@ def test_an_object_is_turned_to_fit_its_compartment():
 
 def goals_of(suite: str, index: int) -> list[tuple[str, ...]]:
     pytest.importorskip("libero")
-    from libra_vla.simulation.goals import task_goals
-    from libra_vla.simulation.suites import load_tasks
+    from libra_vla.simulation.libero.goals import task_goals
+    from libra_vla.simulation.libero.suites import load_tasks
 
     return [goal.names for goal in task_goals(load_tasks(suite, [index])[0])]
 
@@ -210,9 +210,9 @@ def test_goals_come_in_an_order_in_which_they_can_be_reached():
 @pytest.mark.simulator
 def test_a_task_without_a_skill_says_which_goal():
     pytest.importorskip("libero")
-    from libra_vla.simulation.expert import supports
-    from libra_vla.simulation.goals import task_goals
-    from libra_vla.simulation.suites import load_tasks
+    from libra_vla.simulation.libero.expert import supports
+    from libra_vla.simulation.libero.goals import task_goals
+    from libra_vla.simulation.libero.suites import load_tasks
 
     for suite in ("libero_spatial", "libero_object", "libero_goal", "libero_10"):
         assert all(supports(task) for task in load_tasks(suite))
@@ -228,9 +228,9 @@ def test_a_task_without_a_skill_says_which_goal():
 def attempt(suite: str, index: int, resets: range) -> list[bool]:
     """Whether the expert finishes, with the benchmark's check still true after its retreat."""
     pytest.importorskip("libero")
-    from libra_vla.simulation.expert import ScriptedExpert
-    from libra_vla.simulation.libero import LiberoEnv
-    from libra_vla.simulation.suites import load_tasks
+    from libra_vla.simulation.libero.environment import LiberoEnv
+    from libra_vla.simulation.libero.expert import ScriptedExpert
+    from libra_vla.simulation.libero.suites import load_tasks
 
     env = LiberoEnv(load_tasks(suite, [index])[0], render=False)
     outcomes = []
@@ -293,10 +293,10 @@ def test_the_expert_succeeds_nearly_always(suite: str, index: int):
 def test_a_bowl_is_grasped_at_one_side():
     """Its rim could be grasped at either; a policy would learn to go for the middle."""
     pytest.importorskip("libero")
-    from libra_vla.simulation.expert import ScriptedExpert
-    from libra_vla.simulation.libero import LiberoEnv
-    from libra_vla.simulation.skills.pick_place import PickAndPlace
-    from libra_vla.simulation.suites import load_tasks
+    from libra_vla.simulation.libero.environment import LiberoEnv
+    from libra_vla.simulation.libero.expert import ScriptedExpert
+    from libra_vla.simulation.libero.skills.pick_place import PickAndPlace
+    from libra_vla.simulation.libero.suites import load_tasks
 
     env = LiberoEnv(load_tasks("libero_goal", [1])[0], render=False)
     sides = []

@@ -91,10 +91,10 @@ def attempt(suite: str, index: int, *, goal: tuple[str, ...] | None = None, spoi
     """What a witness sees of the expert, told another goal, with spoilt actions."""
     pytest.importorskip("libero")
     from libra_vla.simulation.benchmark import keep_environment
-    from libra_vla.simulation.expert import ScriptedExpert
-    from libra_vla.simulation.goals import Goal
+    from libra_vla.simulation.libero.expert import ScriptedExpert
+    from libra_vla.simulation.libero.goals import Goal
+    from libra_vla.simulation.libero.witness import LiberoWitness
     from libra_vla.simulation.registry import LIBERO
-    from libra_vla.simulation.witness import LiberoWitness
 
     env = keep_environment(LIBERO, LIBERO.tasks(suite)[index], render=False)
     env.reset(seed=100_000)

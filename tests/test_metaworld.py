@@ -16,8 +16,8 @@ from libra_vla.errors import LibraError
 from libra_vla.evaluation.config import EvalConfig
 from libra_vla.evaluation.evaluate import evaluate
 from libra_vla.observation import ObservationSpec
-from libra_vla.simulation.libero import LIBERO_CONVENTION
-from libra_vla.simulation.metaworld import (
+from libra_vla.simulation.libero.environment import LIBERO_CONVENTION
+from libra_vla.simulation.metaworld.environment import (
     AFTERWARDS,
     CAMERAS,
     METAWORLD_CONVENTION,
@@ -25,7 +25,7 @@ from libra_vla.simulation.metaworld import (
     MetaworldExpert,
     scene_seed,
 )
-from libra_vla.simulation.metaworld_tasks import INSTRUCTIONS, SUITES, official_states
+from libra_vla.simulation.metaworld.tasks import INSTRUCTIONS, SUITES, official_states
 from libra_vla.simulation.registry import METAWORLD, benchmark_of
 from libra_vla.simulation.rendering import choose_backend
 

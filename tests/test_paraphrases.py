@@ -8,7 +8,7 @@ import pytest
 
 from libra_vla.errors import LibraError
 from libra_vla.paraphrases import HELD_OUT, paraphrase, paraphrases
-from libra_vla.simulation.suites import SUITES, load_tasks
+from libra_vla.simulation.libero.suites import SUITES, load_tasks
 from libra_vla.training.samples import Augmentation
 
 

@@ -14,8 +14,8 @@ from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies import LibraPolicy
 from libra_vla.policies.batched import BatchedPolicy
 from libra_vla.policies.policy import StateStatistics
-from libra_vla.simulation.libero import LIBERO_CONVENTION, LiberoEnv, stock_environment
-from libra_vla.simulation.suites import load_tasks, official_states
+from libra_vla.simulation.libero.environment import LIBERO_CONVENTION, LiberoEnv, stock_environment
+from libra_vla.simulation.libero.suites import load_tasks, official_states
 
 pytestmark = pytest.mark.simulator
 SETTLE, REPLAN, SIDE, SEED = 10, 5, 224, 7

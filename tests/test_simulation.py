@@ -5,7 +5,7 @@ import pytest
 
 from libra_vla.errors import LibraError
 from libra_vla.simulation import rendering
-from libra_vla.simulation.suites import (
+from libra_vla.simulation.libero.suites import (
     STEP_BUDGETS,
     SUITES,
     load_tasks,
@@ -48,14 +48,14 @@ def test_a_machine_without_a_gl_library_says_what_to_install(monkeypatch: pytest
 
 
 def make_env(suite: str, index: int, **options):
-    from libra_vla.simulation.libero import LiberoEnv
+    from libra_vla.simulation.libero.environment import LiberoEnv
 
     return LiberoEnv(load_tasks(suite, [index])[0], **options)
 
 
 def stock_episode(suite: str, index: int, state: np.ndarray, seed: int, actions: np.ndarray):
     """The same steps through LIBERO's own wrapper: states, observations, success."""
-    from libra_vla.simulation.libero import stock_environment
+    from libra_vla.simulation.libero.environment import stock_environment
 
     stock = stock_environment(load_tasks(suite, [index])[0], 128)
     np.random.seed(seed)  # noqa: NPY002

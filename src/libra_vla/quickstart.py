@@ -22,7 +22,7 @@ from libra_vla.reports.failures import load_strips
 from libra_vla.reports.inputs import Arm, ArmGroup, Clip, Curves, Report, Role
 from libra_vla.reports.report import write_report
 from libra_vla.reports.trace import load_trace
-from libra_vla.simulation.suites import load_tasks
+from libra_vla.simulation.libero.suites import load_tasks
 from libra_vla.stages import StageClock, train_and_evaluate
 from libra_vla.training.config import TrainConfig
 

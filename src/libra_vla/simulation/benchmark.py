@@ -37,7 +37,7 @@ class Task:
 
 
 class Environment(Protocol):
-    """A simulated scene of one task; `libra_vla.simulation.libero.LiberoEnv` is one.
+    """A simulated scene of one task; `libra_vla.simulation.libero.environment.LiberoEnv` is one.
 
     Attributes:
         convention: what its raw actions mean.

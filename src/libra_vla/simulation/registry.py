@@ -1,14 +1,20 @@
 """The benchmarks there are, found by the names of their suites."""
 
 from libra_vla.errors import unknown
-from libra_vla.simulation import metaworld, metaworld_tasks
 from libra_vla.simulation.benchmark import Benchmark
-from libra_vla.simulation.disturbances import move_object
-from libra_vla.simulation.expert import ScriptedExpert, supports
-from libra_vla.simulation.libero import CAMERAS, LIBERO_CONVENTION, STATE_NAMES, LiberoEnv
-from libra_vla.simulation.probes import end_effector, tells, watch_goal
-from libra_vla.simulation.suites import SETTLE_STEPS, SUITES, load_tasks, official_states
-from libra_vla.simulation.witness import LiberoWitness
+from libra_vla.simulation.libero.disturbances import move_object
+from libra_vla.simulation.libero.environment import (
+    CAMERAS,
+    LIBERO_CONVENTION,
+    STATE_NAMES,
+    LiberoEnv,
+)
+from libra_vla.simulation.libero.expert import ScriptedExpert, supports
+from libra_vla.simulation.libero.probes import end_effector, tells, watch_goal
+from libra_vla.simulation.libero.suites import SETTLE_STEPS, SUITES, load_tasks, official_states
+from libra_vla.simulation.libero.witness import LiberoWitness
+from libra_vla.simulation.metaworld import environment as metaworld
+from libra_vla.simulation.metaworld import tasks as metaworld_tasks
 
 LIBERO = Benchmark(
     name="LIBERO",

@@ -20,7 +20,7 @@ from libra_vla.action_space import ActionConvention
 from libra_vla.errors import LibraError, unknown
 from libra_vla.observation import Observation
 from libra_vla.simulation.benchmark import Task
-from libra_vla.simulation.metaworld_tasks import ACTION_REPEAT, FIRST_OFFICIAL_SEED
+from libra_vla.simulation.metaworld.tasks import ACTION_REPEAT, FIRST_OFFICIAL_SEED
 from libra_vla.simulation.rendering import choose_backend, drawing_only, visible_geoms
 
 METAWORLD_CONVENTION = ActionConvention(

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from libra_vla.simulation.goals import Goal, is_drawer
-from libra_vla.simulation.grasping import FINGER_TIP, Grasp, present_grasp
-from libra_vla.simulation.scene import Scene
-from libra_vla.simulation.skills.grips import choose_grasp
-from libra_vla.simulation.skills.motion import (
+from libra_vla.simulation.libero.goals import Goal, is_drawer
+from libra_vla.simulation.libero.grasping import FINGER_TIP, Grasp, present_grasp
+from libra_vla.simulation.libero.scene import Scene
+from libra_vla.simulation.libero.skills.grips import choose_grasp
+from libra_vla.simulation.libero.skills.motion import (
     GATE,
     STAY,
     UP,
@@ -17,8 +17,8 @@ from libra_vla.simulation.skills.motion import (
     sideways,
     steer,
 )
-from libra_vla.simulation.skills.placing import clear_placement, plan_placement
-from libra_vla.simulation.skills.skill import STALL_STEPS, Skill
+from libra_vla.simulation.libero.skills.placing import clear_placement, plan_placement
+from libra_vla.simulation.libero.skills.skill import STALL_STEPS, Skill
 
 YAW_ARM = 0.06
 """Metres at which an error in yaw counts as one in position: a finger's distance from the axis."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from libra_vla.simulation.goals import Goal, is_drawer, is_oven, is_rack
-from libra_vla.simulation.grasping import Grasp, nearest_yaw, plan_grasp
-from libra_vla.simulation.scene import Scene
-from libra_vla.simulation.skills.motion import UP, lean, level, outermost
+from libra_vla.simulation.libero.goals import Goal, is_drawer, is_oven, is_rack
+from libra_vla.simulation.libero.grasping import Grasp, nearest_yaw, plan_grasp
+from libra_vla.simulation.libero.scene import Scene
+from libra_vla.simulation.libero.skills.motion import UP, lean, level, outermost
 
 LEAN, LEAN_COST = 0.44, 0.04
 """Angle (rad) by which a hand leans, and what that costs in a choice of grasps."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from libra_vla.errors import LibraError
 from libra_vla.simulation.benchmark import Task
-from libra_vla.simulation.suites import problem
+from libra_vla.simulation.libero.suites import problem
 
 TABLES = {f"{room}_table" for room in ("main", "kitchen", "living_room", "study", "coffee")} | {
     "floor"

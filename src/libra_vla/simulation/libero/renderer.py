@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from libra_vla.simulation.meshes import decimate
+from libra_vla.simulation.libero.meshes import decimate
 from libra_vla.simulation.rendering import drawing_only, visible_geoms
 
 

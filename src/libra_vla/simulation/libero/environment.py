@@ -18,9 +18,9 @@ from libra_vla.action_space import ActionConvention
 from libra_vla.errors import LibraError, unknown
 from libra_vla.observation import Observation
 from libra_vla.simulation.benchmark import Task
-from libra_vla.simulation.renderer import Renderer
+from libra_vla.simulation.libero.renderer import Renderer
+from libra_vla.simulation.libero.suites import SETTLE_STEPS, bddl_file
 from libra_vla.simulation.rendering import choose_backend
-from libra_vla.simulation.suites import SETTLE_STEPS, bddl_file
 
 LIBERO_CONVENTION = ActionConvention(
     names=("dx", "dy", "dz", "drx", "dry", "drz", "gripper"),

@@ -4,11 +4,16 @@ from abc import abstractmethod
 
 import numpy as np
 
-from libra_vla.simulation.goals import Goal
-from libra_vla.simulation.grasping import FINGER_ACROSS, FINGER_TIP, hand_rotation, nearest_yaw
-from libra_vla.simulation.scene import Scene
-from libra_vla.simulation.skills.handles import BAR_DEPTH
-from libra_vla.simulation.skills.motion import (
+from libra_vla.simulation.libero.goals import Goal
+from libra_vla.simulation.libero.grasping import (
+    FINGER_ACROSS,
+    FINGER_TIP,
+    hand_rotation,
+    nearest_yaw,
+)
+from libra_vla.simulation.libero.scene import Scene
+from libra_vla.simulation.libero.skills.handles import BAR_DEPTH
+from libra_vla.simulation.libero.skills.motion import (
     UP,
     action,
     funnel,
@@ -20,8 +25,8 @@ from libra_vla.simulation.skills.motion import (
     sideways,
     steer,
 )
-from libra_vla.simulation.skills.placing import plan_placement
-from libra_vla.simulation.skills.skill import Skill
+from libra_vla.simulation.libero.skills.placing import plan_placement
+from libra_vla.simulation.libero.skills.skill import Skill
 
 LEAN = 0.7
 """Angle (rad) from the vertical of a hand that pushes; the palm must stay clear of the bars above,

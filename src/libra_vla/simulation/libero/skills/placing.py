@@ -4,10 +4,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from libra_vla.simulation.goals import Goal, is_oven, is_pushed, is_rack
-from libra_vla.simulation.grasping import hand_collides
-from libra_vla.simulation.scene import Scene
-from libra_vla.simulation.skills.motion import UP, level, rotation_about
+from libra_vla.simulation.libero.goals import Goal, is_oven, is_pushed, is_rack
+from libra_vla.simulation.libero.grasping import hand_collides
+from libra_vla.simulation.libero.scene import Scene
+from libra_vla.simulation.libero.skills.motion import UP, level, rotation_about
 
 DROP = 0.006
 """Height above the surface at which an object is released, m."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from libra_vla.errors import LibraError
-from libra_vla.simulation.libero import LiberoEnv
+from libra_vla.simulation.libero.environment import LiberoEnv
 
 DIRECTIONS = 12
 DEEPEST = 0.002

@@ -8,8 +8,8 @@ import numpy as np
 
 from libra_vla.simulation.benchmark import Task
 from libra_vla.simulation.events import Events, GoalEvents, Thing
-from libra_vla.simulation.libero import LiberoEnv
-from libra_vla.simulation.probes import goal_here
+from libra_vla.simulation.libero.environment import LiberoEnv
+from libra_vla.simulation.libero.probes import goal_here
 
 SQUEEZED = 0.7
 """Least cosine between a contact's normal and the way of the fingers when these squeeze."""
@@ -39,7 +39,8 @@ class LiberoWitness:
 
     Args:
         env: the environment that is going to be stepped.
-        task: whose goals count, its own by default; see `libra_vla.simulation.probes.goal_here`.
+        task: whose goals count, its own by default; see
+            `libra_vla.simulation.libero.probes.goal_here`.
     """
 
     def __init__(self, env: LiberoEnv, task: Task | None = None) -> None:

@@ -4,10 +4,10 @@ from abc import abstractmethod
 
 import numpy as np
 
-from libra_vla.simulation.goals import Goal
-from libra_vla.simulation.grasping import FINGER_TIP, hand_rotation, nearest_yaw
-from libra_vla.simulation.scene import Scene
-from libra_vla.simulation.skills.motion import (
+from libra_vla.simulation.libero.goals import Goal
+from libra_vla.simulation.libero.grasping import FINGER_TIP, hand_rotation, nearest_yaw
+from libra_vla.simulation.libero.scene import Scene
+from libra_vla.simulation.libero.skills.motion import (
     STAY,
     UP,
     action,
@@ -20,7 +20,7 @@ from libra_vla.simulation.skills.motion import (
     sideways,
     steer,
 )
-from libra_vla.simulation.skills.skill import STALL_STEPS, Skill
+from libra_vla.simulation.libero.skills.skill import STALL_STEPS, Skill
 
 TURN_ARM = 0.06
 """Metres at which an error in rotation counts as one in position."""

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from libra_vla.simulation.goals import Goal
-from libra_vla.simulation.scene import Scene
-from libra_vla.simulation.skills.motion import STAY, action
+from libra_vla.simulation.libero.goals import Goal
+from libra_vla.simulation.libero.scene import Scene
+from libra_vla.simulation.libero.skills.motion import STAY, action
 
 STALL_STEPS, STALL_RADIUS = 15, 0.01
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from libra_vla.simulation.goals import Goal
+from libra_vla.simulation.libero.goals import Goal
 
 SPACING = 0.006
 """Metres between surface samples; the narrowest part of the hand is 19 mm wide."""

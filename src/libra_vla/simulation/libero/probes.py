@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from libra_vla.simulation.benchmark import Task
-from libra_vla.simulation.libero import LiberoEnv
-from libra_vla.simulation.suites import problem
+from libra_vla.simulation.libero.environment import LiberoEnv
+from libra_vla.simulation.libero.suites import problem
 
 Predicates = list[list[str]]
 

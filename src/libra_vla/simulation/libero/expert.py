@@ -4,13 +4,13 @@ import numpy as np
 
 from libra_vla.errors import LibraError
 from libra_vla.simulation.benchmark import Task
-from libra_vla.simulation.goals import Goal, is_oven, is_pushed, task_goals
-from libra_vla.simulation.libero import LiberoEnv
-from libra_vla.simulation.scene import Scene
-from libra_vla.simulation.skills.handles import OpenDrawer, TurnKnob
-from libra_vla.simulation.skills.pick_place import PickAndPlace
-from libra_vla.simulation.skills.pushing import CloseDoor, CloseDrawer, PushPlate
-from libra_vla.simulation.skills.skill import Skill
+from libra_vla.simulation.libero.environment import LiberoEnv
+from libra_vla.simulation.libero.goals import Goal, is_oven, is_pushed, task_goals
+from libra_vla.simulation.libero.scene import Scene
+from libra_vla.simulation.libero.skills.handles import OpenDrawer, TurnKnob
+from libra_vla.simulation.libero.skills.pick_place import PickAndPlace
+from libra_vla.simulation.libero.skills.pushing import CloseDoor, CloseDrawer, PushPlate
+from libra_vla.simulation.libero.skills.skill import Skill
 
 ATTEMPTS = 2
 """Skills started for one goal before the expert gives up; a skill tries more than once itself."""

@@ -1,0 +1,1 @@
+"""LIBERO: its environments, drawn without waste, and scripted experts for its tasks."""

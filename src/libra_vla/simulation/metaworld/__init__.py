@@ -1,0 +1,1 @@
+"""Meta-World 3: its tasks as environments, and its own experts."""
