@@ -1,5 +1,6 @@
 """The planner far away: what the robot's side does when the server or the link fails."""
 
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from fakes import (
     load_scripted,
     observation,
 )
+from lossy_link import LossyLink
 from serving_tools import Link, ServerProcess, serving
 from test_policies import make_policy, observe
 from websockets.sync.server import serve as raw_server
@@ -332,13 +334,6 @@ def test_a_wrong_key_is_said_at_once(tmp_path):
             planner.plan(observation(0))
 
 
-NAMESPACES = """
-set -e
-ip netns add "$1-a"; ip netns add "$1-b"
-ip link add "$1a" netns "$1-a" type veth peer name "$1b" netns "$1-b"
-ip -n "$1-a" addr add 10.213.7.1/30 dev "$1a"; ip -n "$1-b" addr add 10.213.7.2/30 dev "$1b"
-ip -n "$1-a" link set "$1a" up; ip -n "$1-b" link set "$1b" up; ip -n "$1-b" link set lo up
-"""
 ROBOT = """
 import sys, json, time; sys.path.insert(0, sys.argv[1])
 from fakes import SPACE, SPEC, ScriptedPolicy, observation
@@ -370,26 +365,20 @@ asyncio.run(server.run(lambda: print("up", flush=True), signals=True))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="needs root on Linux")
-def test_two_namespaces_whose_link_is_cut_and_comes_back():
-    """Two network stacks: a cut link ends no connection, packets just stop."""
+def test_two_namespaces_whose_slow_lossy_link_is_cut_and_comes_back():
+    """Two network stacks; a cut link ends no connection, packets just stop."""
     name = f"lv{os.getpid() % 100000}"
-    if subprocess.run(["bash", "-c", NAMESPACES, "bash", name], capture_output=True).returncode:
-        pytest.skip("network namespaces cannot be made here")
+    try:
+        link = LossyLink(name, delay=(0.03, 0.05), loss=0.03)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"network namespaces cannot be made here: {error}")
 
     def inside(where: str, code: str) -> subprocess.Popen[str]:
         command = ["ip", "netns", "exec", f"{name}-{where}", sys.executable, "-c", code]
         tests = str(Path(__file__).parent)
         return subprocess.Popen([*command, tests], stdout=subprocess.PIPE, text=True)
 
-    def link(state: str) -> None:
-        command = ["ip", "-n", f"{name}-a", "link", "set", f"{name}a", state]
-        subprocess.run(command, check=True)
-
     processes: list[subprocess.Popen[str]] = []
-    # Where the kernel can, the link is also slow and loses packets.
-    netem = ["netem", "delay", "40ms", "5ms", "loss", "1%"]
-    command = ["tc", "-n", f"{name}-a", "qdisc", "add", "dev", f"{name}a", "root", *netem]
-    subprocess.run(command, capture_output=True)
     try:
         processes.append(inside("b", SERVER))
         assert processes[0].stdout is not None and processes[0].stdout.readline() == "up\n"
@@ -398,16 +387,16 @@ def test_two_namespaces_whose_link_is_cut_and_comes_back():
         assert said is not None
         while said.readline().strip() != "50":
             assert processes[1].poll() is None
-        link("down")
+        link.up(False)
         time.sleep(5.0)
         assert processes[1].poll() is None, "the robot waits"
-        link("up")
+        link.up(True)
         *_, last = said
-        plans, failures, connects, chunks = eval(last)
+        plans, failures, connects, chunks = json.loads(last)
         assert (plans, chunks) == (20, 40) and failures >= 1 and connects >= 2
+        assert link.lost > 0 and link.carried > 100
     finally:
         for process in processes:
             process.kill()
             process.wait()
-        for where in ("a", "b"):
-            subprocess.run(["ip", "netns", "del", f"{name}-{where}"], check=False)
+        link.close()
