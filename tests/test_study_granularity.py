@@ -7,7 +7,9 @@ from datasets import write_dataset
 from fakes import TOY, load_scripted
 
 from libra_vla.errors import LibraError
+from libra_vla.files import read_json
 from libra_vla.reports.granularity import render
+from libra_vla.studies.baselines import BaselinesConfig, study_baselines
 from libra_vla.studies.curriculum import CurriculumConfig, study_curriculum
 from libra_vla.studies.difficulty import observe, steps_to_converge
 from libra_vla.studies.granularity import GranularityConfig, main_cells, placed, study_granularity
@@ -215,3 +217,29 @@ def test_arms_are_paired_and_resumed(tmp_path, data):
     assert study_curriculum(config, tools=again, quiet=True)["complete"]
     with pytest.raises(LibraError, match="holds a study with another episodes"):
         study_curriculum(replace(config, episodes=2), tools=tools, quiet=True)
+
+
+def test_a_run_of_another_study_is_taken_over_if_it_is_the_same(tmp_path, data):
+    options = {
+        "data": data, "suite": "toy", "tasks": "0", "states": "official", "seeds": 1, "steps": 20,
+        "workers": 0, "validation": 0.25,
+    }  # fmt: skip
+    tools = Tools(TOY, load_scripted, FakeTraining())
+    first = CurriculumConfig(out=tmp_path / "first", episodes=3, **options)
+    study_curriculum(first, tools=tools, quiet=True)
+
+    def second(name, episodes):
+        config = BaselinesConfig(
+            out=tmp_path / name, episodes=episodes, baselines=("modular", "soft"),
+            reuse=(first.out,), **options,
+        )  # fmt: skip
+        return study_baselines(config, tools=tools, quiet=True)
+
+    assert second("second", 3)["cost"]["taken_over"] == 2  # modular and Libra, but not soft
+    record = read_json(tmp_path / "second" / "runs" / "Libra-seed0" / "cell.json")
+    assert record["taken_from"].endswith("dynamic-seed0")
+    assert record["factors"] == {"arm": "Libra", "seed": 0}
+    assert "2 of them from other studies" in (tmp_path / "second" / "report.html").read_text()
+    assert second("third", 2)["cost"]["taken_over"] == 0  # other trials
+    with pytest.raises(LibraError, match="expected the folder of a study"):
+        replace(first, reuse=(tmp_path / "nowhere",))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import SOLVED, TOY, ScriptedPolicy, ToyEnv, ToyExpert, load_scripted, toy_tasks
+from fakes import SOLVED, TIMEOUT, TOY, ScriptedPolicy, ToyEnv, ToyExpert, load_scripted, toy_tasks
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,6 +90,36 @@ def test_the_policy_drives_up_to_a_moment_before_it_is_done(seed: int):
     assert env.position[0] == pytest.approx(0.01 * x[:steps].sum())
 
 
+class SometimesSolvableEnv(SolvableEnv):
+    """Solved at the sixth step if the seed is even."""
+
+    def reset(self, *, seed, init_state=None, spread=0.0):
+        super().reset(seed=seed)
+        self.outcome = SOLVED if seed % 2 == 0 else TIMEOUT
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_what_the_policy_solves_is_passed_over(seed: int):
+    def driven(env: ToyEnv, pass_over: int) -> int:
+        return drive(
+            env,
+            load_scripted,
+            Path("run"),
+            end_effector=lambda e: e.position,
+            budget=8,
+            seed=2,
+            spread=0.0,
+            rng=np.random.default_rng(seed),
+            pass_over=pass_over,
+        )
+
+    env = SometimesSolvableEnv(toy_tasks("toy")[0])
+    steps = driven(env, 64)
+    assert 4 <= steps == env.steps <= 8
+    assert steps < 6 or env.seed % 2 == 1, "the episode of seed 2 is solved at step six"
+    assert driven(SolvableEnv(toy_tasks("toy")[0]), 3) <= 5, "none fails: one is taken all the same"
+
+
 def test_only_what_the_expert_did_is_recorded(tmp_path: Path):
     dataset = gather(tmp_path / "set", episodes=8)
     assert columns(dataset, "policy") == ["0" * 64] * 16 and dataset.metadata["policy"] == "0" * 64
@@ -109,6 +139,8 @@ def test_beta_is_how_often_the_expert_drives(tmp_path: Path):
         config(tmp_path / "x", policy=Path("run"), beta=1.5)
     with pytest.raises(LibraError, match="add --policy"):
         config(tmp_path / "x", beta=0.5)
+    with pytest.raises(LibraError, match="pass_over is about a policy that drives"):
+        config(tmp_path / "x", pass_over=2)
 
 
 def test_workers_change_nothing(tmp_path: Path):

@@ -109,6 +109,7 @@ def _hand_over(attempt: Attempt, env: Environment, seed: int, rng: np.random.Gen
         seed=seed,
         spread=config.spread,
         rng=rng,
+        pass_over=config.pass_over,
     )
 
 

@@ -26,6 +26,9 @@ class CollectConfig:
         policy: folder that `libra train --out` wrote (DAgger): this policy drives up to a random
             moment, then the expert takes over and finishes. What the expert does is recorded.
         beta: with a policy, the share of episodes that the expert drives from the start.
+        pass_over: with a policy, how many episodes it may solve, for each demonstration, before one
+            of them is taken. If any, it drives for at least half of the step budget: the expert
+            takes over where the policy has failed.
         image_size: side of the recorded frames, pixels.
         meshes: what scenes are drawn with, recorded in the dataset; by default the fastest the
             benchmark has: "decimated" on LIBERO, otherwise "stock".
@@ -44,6 +47,7 @@ class CollectConfig:
     recovery: float = 0.0
     policy: Path | None = None
     beta: float = 0.0
+    pass_over: int = 0
     image_size: int = 128
     meshes: str | None = None
     max_steps: int = 400
@@ -60,5 +64,8 @@ class CollectConfig:
         for name in ("recovery", "beta"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise LibraError(f"{name} is {getattr(self, name)}: expected a probability, 0 to 1")
-        if self.beta and self.policy is None:
-            raise LibraError("beta is how often the expert drives, not the policy: add --policy")
+        if self.pass_over < 0:
+            raise LibraError(f"pass_over is {self.pass_over}: expected at least 0")
+        for name in ("beta", "pass_over"):
+            if getattr(self, name) and self.policy is None:
+                raise LibraError(f"{name} is about a policy that drives: add --policy")

@@ -30,6 +30,7 @@ def drive(
     seed: int,
     spread: float,
     rng: np.random.Generator,
+    pass_over: int = 0,
 ) -> int:
     """Starts an episode and lets the policy drive up to a moment that is drawn.
 
@@ -40,6 +41,8 @@ def drive(
         budget: control steps; the moment is drawn from these.
         seed: of the environment and the policy's noise.
         rng: of the moment.
+        pass_over: how often another episode is begun instead, for the policy's failures. The
+            moment is then drawn from the second half of the budget.
 
     Returns:
         Control steps that the policy drove.
@@ -47,7 +50,8 @@ def drive(
     Raises:
         RuntimeError: the episode ended in an error.
     """
-    policy, steps = _policy(load_policy, folder), int(rng.integers(1, budget + 1))
+    policy, earliest = _policy(load_policy, folder), max(1, budget // 2) if pass_over else 1
+    steps = int(rng.integers(earliest, budget + 1))
     env.cameras = policy.observation_spec.cameras
     with _one_thread(), closing(Executor(policy)) as executor:
         while True:
@@ -63,7 +67,11 @@ def drive(
                 raise RuntimeError(episode.error)
             if not episode.success:
                 return episode.steps
-            steps = int(rng.integers(episode.steps))
+            if pass_over > 0:
+                pass_over, seed = pass_over - 1, int(rng.integers(2**31))
+                steps = int(rng.integers(earliest, budget + 1))
+            else:
+                steps = int(rng.integers(episode.steps))
 
 
 @cache

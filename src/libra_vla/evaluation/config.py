@@ -1,9 +1,9 @@
 """What an evaluation is asked to do."""
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from libra_vla.errors import LibraError, unknown
 from libra_vla.evaluation.timing import PlannerKind, Timing
@@ -129,6 +129,12 @@ class EvalConfig:
         if self.states == "official" and self.spread > 0:
             raise LibraError("spread only applies to sampled initial states: set states to sampled")
         _ = self.timing, self.execution, self.moved_object  # raise if they are wrong
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide what comes out, beside the policy."""
+        free = ("policy", "out", "workers", "device", "videos", "resume")
+        return {k: v for k, v in asdict(self).items() if k not in free}
 
     @property
     def execution(self) -> ExecutionConfig:

@@ -251,6 +251,5 @@ def _identity(
     config: EvalConfig, execution: ExecutionConfig, described: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What must not change when an evaluation is resumed."""
-    free = ("policy", "out", "workers", "device", "videos", "resume")
-    settings = {k: v for k, v in asdict(config).items() if k not in free} | asdict(execution)
+    settings = config.decisive | asdict(execution)
     return settings | {f"policy {key}": value for key, value in described.items()}

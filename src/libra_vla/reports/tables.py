@@ -49,7 +49,8 @@ def points(difference: float | None, ends: Sequence[float]) -> str:
 def spent(cost: Mapping[str, Any]) -> str:
     """What stands behind a result."""
     hours = cost["core_seconds"] / 3600
+    taken = f" ({n} of them from other studies)" if (n := cost.get("taken_over", 0)) else ""
     return (
-        f"{cost['runs']} training runs, {cost['steps']:,} optimiser steps, "
+        f"{cost['runs']} training runs{taken}, {cost['steps']:,} optimiser steps, "
         f"{cost['rollouts']:,} rollouts, {hours:.2f} core-hours"
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from libra_vla.config import preset_names
@@ -13,6 +14,7 @@ from libra_vla.reports.arms import write_report
 from libra_vla.studies.curve import compared, pooled
 from libra_vla.studies.machine import (
     REPORT,
+    SETTINGS,
     STUDY,
     Cell,
     StudyOptions,
@@ -22,6 +24,24 @@ from libra_vla.studies.machine import (
     run_cells,
 )
 from libra_vla.versions import versions
+
+
+@dataclass(frozen=True)
+class ArmsOptions(StudyOptions):
+    """What every study of arms is asked.
+
+    Attributes:
+        reuse: folders of other such studies. A run of theirs with the same data, training and
+            trials is taken over instead of being made again.
+    """
+
+    reuse: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for folder in self.reuse:
+            if not (folder / SETTINGS).exists():
+                raise LibraError(f"reuse names {folder}: expected the folder of a study")
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,7 @@ class Arm:
 def study_arms(
     name: str,
     question: str,
-    config: StudyOptions,
+    config: ArmsOptions,
     arms: Sequence[Arm],
     *,
     tools: Tools | None = None,
@@ -66,7 +86,7 @@ def study_arms(
     if len({arm.name for arm in arms}) < len(arms):
         raise LibraError(f"arms are {', '.join(a.name for a in arms)}: expected different ones")
     fingerprint = LeRobotDataset.open(config.data).fingerprint
-    free = ("data", "out", "device", "workers")
+    free = ("data", "out", "device", "workers", "reuse")
     settings = {k: v for k, v in asdict(config).items() if k not in free}
     claim(config.out, settings | {"study": name, "dataset": fingerprint})
     cells = [
@@ -81,16 +101,17 @@ def study_arms(
     return write()
 
 
-def cell(config: StudyOptions, arm: Arm, seed: int, tools: Tools) -> Cell:
+def cell(config: ArmsOptions, arm: Arm, seed: int, tools: Tools) -> Cell:
     """One run of an arm."""
     folder = f"{arm.name}-seed{seed}".replace(" ", "_")
     options = dict(arm.options)
     train = config.training(folder, seed, options.pop("steps", config.steps), **options)
-    return Cell(folder, {"arm": arm.name, "seed": seed}, train, config.evaluation(folder), tools)
+    factors = {"arm": arm.name, "seed": seed}
+    return Cell(folder, factors, train, config.evaluation(folder), tools, config.reuse)
 
 
 def _write(
-    name: str, question: str, config: StudyOptions, arms: Sequence[Arm], cells: Sequence[Cell]
+    name: str, question: str, config: ArmsOptions, arms: Sequence[Arm], cells: Sequence[Cell]
 ) -> dict[str, Any]:
     done = [r for c in cells if (r := c.record) is not None]
     groups = {a.name: [r for r in done if r["factors"]["arm"] == a.name] for a in arms}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from libra_vla.errors import unknown
-from libra_vla.studies.arms import Arm, study_arms
-from libra_vla.studies.machine import StudyOptions, Tools
+from libra_vla.studies.arms import Arm, ArmsOptions, study_arms
+from libra_vla.studies.machine import Tools
 
 BASELINES = {
     "monolithic": "flow matching that reads all of the backbone: Libra-Base",
@@ -31,7 +31,7 @@ VARIANTS = {
 
 
 @dataclass(frozen=True)
-class BaselinesConfig(StudyOptions):
+class BaselinesConfig(ArmsOptions):
     """Other policies, with the same steps, demonstrations and trials.
 
     Attributes:

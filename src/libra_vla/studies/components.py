@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from libra_vla.studies.arms import Arm, study_arms
-from libra_vla.studies.machine import StudyOptions, Tools
+from libra_vla.studies.arms import Arm, ArmsOptions, study_arms
+from libra_vla.studies.machine import Tools
 
 
 @dataclass(frozen=True)
-class ComponentsConfig(StudyOptions):
+class ComponentsConfig(ArmsOptions):
     """Libra-Base, Libra-VE, Libra-Refinement and all of it.
 
     VE: whatever denoises the actions has a visual encoder of its own. Refinement: a planner's

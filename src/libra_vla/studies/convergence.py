@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from libra_vla.studies.arms import Arm, study_arms
-from libra_vla.studies.machine import StudyOptions, Tools
+from libra_vla.studies.arms import Arm, ArmsOptions, study_arms
+from libra_vla.studies.machine import Tools
 
 
 @dataclass(frozen=True)
-class ConvergenceConfig(StudyOptions):
+class ConvergenceConfig(ArmsOptions):
     """Libra and the monolithic policy after a third of the steps, and after all of them.
 
     A run of a third has a learning-rate schedule of its own, which ends there.

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from libra_vla.studies.arms import Arm, study_arms
-from libra_vla.studies.machine import StudyOptions, Tools
+from libra_vla.studies.arms import Arm, ArmsOptions, study_arms
+from libra_vla.studies.machine import Tools
 
 ARMS = (
     Arm("teacher forcing", "true intents throughout", {"curriculum": "teacher_forcing"}, 0.960),
@@ -14,7 +14,7 @@ ARMS = (
 
 
 @dataclass(frozen=True)
-class CurriculumConfig(StudyOptions):
+class CurriculumConfig(ArmsOptions):
     """True intents, the planner's own, or first the ones and then the others."""
 
 

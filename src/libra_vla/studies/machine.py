@@ -1,5 +1,7 @@
 """What the studies share: cells that are trained and evaluated once, side by side, and resumed."""
 
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.errors import LibraError
 from libra_vla.evaluation.config import EvalConfig, States
 from libra_vla.evaluation.evaluate import evaluate
@@ -19,6 +22,7 @@ from libra_vla.execution.config import Mode
 from libra_vla.files import read_json, require_absent, write_json
 from libra_vla.simulation.benchmark import Benchmark
 from libra_vla.training import TrainConfig, train
+from libra_vla.versions import versions
 from libra_vla.workers import fan_out
 
 SETTINGS, STUDY, REPORT = "settings.json", "study.json", "report.html"
@@ -138,6 +142,7 @@ class Cell:
         factors: what sets it apart, as JSON values.
         train, evaluation: how.
         tools: with what.
+        reuse: folders of studies that may have made the same run.
     """
 
     name: str
@@ -145,6 +150,7 @@ class Cell:
     train: TrainConfig
     evaluation: EvalConfig | None
     tools: Tools = Tools()
+    reuse: tuple[Path, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -156,9 +162,32 @@ class Cell:
         path = self.folder / "cell.json"
         return read_json(path) if path.exists() else None
 
+    @property
+    def identity(self) -> str:
+        """Hash of the data and of all settings that decide what comes out; not of the code."""
+        decisive = {
+            "dataset": LeRobotDataset.open(self.train.data).fingerprint,
+            "train": self.train.decisive,
+            "evaluation": self.evaluation and self.evaluation.decisive,
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def twin(self) -> dict[str, Any] | None:
+        """The record of the same run in another study."""
+        for study in self.reuse:
+            for path in sorted(study.glob("runs/*/cell.json")):
+                if (record := read_json(path)).get("identity") == self.identity:
+                    return record | {"taken_from": record.get("taken_from", str(path.parent))}
+        return None
+
 
 def run_cell(cell: Cell) -> None:
     """Trains, evaluates and writes `cell.json`; what was begun is continued."""
+    if (twin := cell.twin) is not None:
+        factors = {"name": cell.name, "factors": dict(cell.factors)}
+        write_json(cell.folder / "cell.json", twin | factors)
+        return
     with counted(cell.folder / "spent.json"):
         summary = cell.tools.train(cell.train, quiet=True)
         results = None
@@ -177,6 +206,8 @@ def run_cell(cell: Cell) -> None:
         "curriculum_switched_at": summary["curriculum_switched_at"],
         "core_seconds": read_json(cell.folder / "spent.json")["core_seconds"],
         "evaluation": None if results is None else _essence(results),
+        "identity": cell.identity,
+        "commit": versions()["commit"],
     }
     write_json(cell.folder / "cell.json", record)
 
@@ -301,6 +332,7 @@ def cost(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     records = list(records)
     return {
         "runs": len(records),
+        "taken_over": sum("taken_from" in r for r in records),
         "steps": sum(r["steps"] for r in records),
         "rollouts": sum(r["evaluation"]["episodes"] for r in records if r["evaluation"]),
         "core_seconds": round(sum(r["core_seconds"] for r in records), 1),

@@ -1,8 +1,8 @@
 """How a policy is trained; every field can be set on the command line."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from libra_vla.action_space import Normalisation
 from libra_vla.config import Intents
@@ -98,3 +98,9 @@ class TrainConfig:
     def split_seed(self) -> int:
         """What draws the held-out episodes."""
         return self.seed if self.split is None else self.split
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide what comes out, beside the data and the initial weights."""
+        free = ("data", "out", "init", "resume", "threads", "save_every", "log_every")
+        return {k: v for k, v in asdict(self).items() if k not in free}

@@ -87,9 +87,7 @@ class Run:
         latest = round(config.curriculum_latest * config.steps)
         curriculum = CurriculumState(config.curriculum, config.curriculum_accuracy, latest)
         state = TrainingState(policy.model, optimiser, EMA(policy.model, config.ema), curriculum)
-        free = ("data", "out", "init", "resume", "threads", "save_every", "log_every")
-        identity = {k: v for k, v in asdict(config).items() if k not in free}
-        identity["dataset"] = dataset.fingerprint
+        identity = config.decisive | {"dataset": dataset.fingerprint}
         if config.init is not None:
             identity["init"] = policy.checkpoint_hash
         if saved and config.resume:
