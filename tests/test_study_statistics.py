@@ -116,6 +116,9 @@ def test_balance_finds_the_crossing_of_a_straight_line(top, slope):
 def test_balance_says_when_the_levels_do_not_hold_it():
     found = balance(LEVELS, np.full((9, 2), 3.0), resamples=20)
     assert not found.bracketed and found.n == 2
+    hill = np.exp(-0.1 - 0.2 * np.abs(X - X[4]))[:, None]
+    found = balance(LEVELS, hill, resamples=20)
+    assert not found.bracketed and found.n == LEVELS[4], "neither end: it comes nearest inside"
     with pytest.raises(ValueError, match="positive"):
         balance(LEVELS, np.zeros((9, 2)))
     noisy = np.exp(X[:, None] - TOP + np.random.default_rng(0).normal(0, 0.3, (9, 3)))

@@ -71,7 +71,7 @@ def granularity(study: Mapping[str, Any], out: Path) -> str:
     lines = []
     for name, found in prediction["observables"].items():
         low, high = found["interval"]
-        end = "" if found["bracketed"] else "  (end of the levels: the ratio never passes 1)"
+        end = "" if found["bracketed"] else "  (the ratio never passes 1; nearest there)"
         lines.append(f"{name:<12} N* = {found['n']:5.1f}  [{low:.1f}, {high:.1f}]{end}")
     lines.append(f"recommended N = {prediction['recommended']}")
     for placement, curve in study["placements"].items():

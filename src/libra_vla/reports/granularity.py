@@ -50,7 +50,7 @@ def top(study: Study) -> Markup:
     low, high = (significant(n) for n in best["interval"])
     foresees = (
         f"Balance foretells N = {significant(best['n'])} [{low}, {high}]"
-        f"{'' if best['bracketed'] else ', outside of the levels that were tried'}; the nearest "
+        f"{'' if best['bracketed'] else ', where it comes nearest'}; the nearest "
         f"level is {prediction['recommended']}."
     )
     if not study["placements"]:
@@ -227,7 +227,7 @@ def outcome_table(study: Study) -> Markup:
         low, high = (significant(n) for n in found["interval"])
         row: list[Child] = [
             TITLES[key], significant(found["n"]), f"{low}–{high}",
-            "yes" if found["bracketed"] else "no: end of the levels", str(found["level"]),
+            "yes" if found["bracketed"] else "no: comes nearest", str(found["level"]),
         ]  # fmt: skip
         for curve in curves.values():
             cost = curve["predictions"][key]

@@ -37,8 +37,9 @@ RECOMMENDED = "normalised"
 
 RULE = (
     "The mean over seeds of log(ratio), made non-decreasing in N by isotonic regression, is "
-    "interpolated linearly in log N. N* is where it is 0; if it never is, the end of the levels "
-    "that is nearer, and N* is marked as not bracketed. Its 95% interval is a bootstrap over seeds."
+    "interpolated linearly in log N. N* is where it is 0; if it never is, the level whose mean "
+    "log(ratio) itself is nearest to 0, and N* is marked as not bracketed. Its 95% interval is a "
+    "bootstrap over seeds."
 )
 
 NEAR = 1.1

@@ -221,7 +221,8 @@ class Balance:
         n: the balance point N*, interpolated on a logarithmic scale.
         interval: 95 % bootstrap interval over the seeds of the preliminary runs.
         band: where the ratio of the difficulties lies within [0.9, 1.1].
-        bracketed: the ratio passes 1 between the levels; otherwise `n` is the level at that end.
+        bracketed: the ratio passes 1 between the levels; otherwise `n` is the level where it
+            is nearest to 1.
     """
 
     n: float
@@ -240,7 +241,8 @@ def balance(
     """Returns where the planner's difficulty crosses the refiner's.
 
     The rule: the mean over seeds of log(planner / refiner), made non-decreasing in N, is
-    interpolated linearly in log N; N* is where it is 0, or the end of the levels that is nearer.
+    interpolated linearly in log N; N* is where it is 0. Where it never is, N* is the level whose
+    mean itself is nearest to 0: with a ratio that rises and falls, no end of the levels.
 
     Args:
         levels: in ascending order.
@@ -256,8 +258,10 @@ def balance(
     logs, scale = np.log(ratios), np.log(np.asarray(levels, float))
 
     def crossing(columns: np.ndarray, height: float = 0.0) -> float:
-        curve = isotonic(logs[:, columns].mean(axis=1))
-        curve += np.arange(len(curve)) * 1e-12  # np.interp wants no ties
+        means = logs[:, columns].mean(axis=1)
+        curve = isotonic(means) + np.arange(len(levels)) * 1e-12  # np.interp wants no ties
+        if not curve[0] <= height <= curve[-1]:
+            return float(levels[np.abs(means - height).argmin()])
         return round(float(np.exp(np.interp(height, curve, scale))), 6)  # an end is its level
 
     every = np.arange(logs.shape[1])
