@@ -48,13 +48,13 @@ def test_both_policies_learn_from_the_same_data_for_as_many_steps(tmp_path: Path
 def test_evaluations_follow_the_official_protocol(tmp_path: Path):
     config = SuitesConfig(tmp_path)
     found = list(arms(config))
-    assert len({e.out for _, e in found}) == len(found) == 4 * (3 + 1 + 3)
+    assert len({e.out for _, e in found}) == len(found) == 4 * (3 + 1 + 1)
     for arm, evaluation in found:
         assert (evaluation.states, evaluation.meshes, evaluation.episodes) == (
             "official", "stock", 50,
         )  # fmt: skip
         assert evaluation.max_steps is None and evaluation.mode == arm.mode
-        assert Path(evaluation.policy).name.endswith("-1"), "the policy of the last round"
+        assert Path(evaluation.policy).name.endswith("-2"), "the policy of the last round"
 
 
 def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -80,7 +80,7 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
 
     for stage in (collect, merge, train_and_evaluate, write_evaluation_report):
         monkeypatch.setattr(suites, stage.__name__, stage)
-    config = SuitesConfig(tmp_path / "out", suites=SUITES, trials=2)
+    config = SuitesConfig(tmp_path / "out", suites=SUITES, trials=2, rounds=1)
     study = study_suites(config)
     assert said == [
         "libero_goal-0 by the expert", "libero_10-0 by the expert", "libero_goal-0 + libero_10-0",
@@ -96,7 +96,7 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
     assert study_suites(config)["arms"] == study["arms"]
     assert not any(" by " in line or "+" in line for line in said), "what is done stays"
     with pytest.raises(LibraError, match="another steps"):
-        study_suites(SuitesConfig(tmp_path / "out", suites=SUITES, trials=2, steps=1))
+        study_suites(SuitesConfig(tmp_path / "out", suites=SUITES, trials=2, rounds=1, steps=1))
     page = (tmp_path / "out" / "report.html").read_text()
     assert 'href="evaluations/Libra, libero_goal, seed 0/report.html"' in page
 

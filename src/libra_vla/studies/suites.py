@@ -45,9 +45,10 @@ class SuitesConfig:
         steps, batch_size, learning_rate, paraphrase: of the first training; see `libra train`.
         rounds: of DAgger.
         round_demonstrations: per task and round.
+        pass_over: in a round; see `libra collect`.
         round_steps: of each further training, which begins with the weights of the one before.
         trials: official initial states per task.
-        noise_seeds: evaluations of each sequential arm, which differ in the policy's noise.
+        noise_seeds: evaluations of Libra, which differ in the policy's noise; other arms have one.
         max_steps: control steps of a demonstration.
         seed: of everything else.
         workers: processes.
@@ -63,8 +64,9 @@ class SuitesConfig:
     batch_size: int = 32
     learning_rate: float = 1e-3
     paraphrase: float = 0.0
-    rounds: int = 1
+    rounds: int = 2
     round_demonstrations: int = 8
+    pass_over: int = 3
     round_steps: int = 20000
     trials: int = OFFICIAL_TRIALS
     noise_seeds: int = 3
@@ -186,6 +188,7 @@ def _collect(config: SuitesConfig, number: int) -> None:
                 spread=config.spread,
                 recovery=config.recovery,
                 policy=policy_folder(config, LIBRA, number - 1) if number else None,
+                pass_over=config.pass_over if number else 0,
                 max_steps=config.max_steps,
                 resume=True,
             )
@@ -229,8 +232,7 @@ def _later(config: SuitesConfig) -> dict[str, Any]:
 def arms(config: SuitesConfig) -> Iterator[tuple[Arm, EvalConfig]]:
     """Yields every evaluation: arm x suite x seed of the noise."""
     for arm, suite in product(ARMS, config.suites):
-        seeds = 1 if arm.policy == LIBRA and arm.mode == "synchronous" else config.noise_seeds
-        for seed in range(seeds):
+        for seed in range(config.noise_seeds if arm is ARMS[0] else 1):
             yield (
                 arm,
                 EvalConfig(
