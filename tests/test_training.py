@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from libra_vla.policies import load_policy
 from libra_vla.training import TrainConfig, train
 from libra_vla.training.building import build_policy
 from libra_vla.training.curriculum import CurriculumState
+from libra_vla.training.optimiser import Optimiser
 from libra_vla.training.samples import Augmentation, Samples
 from libra_vla.training.trainer import learning_rate
 
@@ -97,10 +99,12 @@ def test_a_policy_to_start_from_has_to_fit(data: Path, tmp_path: Path):
         train(config(data, tmp_path / "run", init=tmp_path / "other"))
 
 
-def test_training_learns(data: Path, tmp_path: Path):
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_training_learns(data: Path, tmp_path: Path, optimiser: str):
     out = tmp_path / "run"
     changes = dict(steps=120, batch_size=16, save_every=120, shift=0.0, jitter=0.0)
-    train(config(data, out, learning_rate=2e-3, curriculum="teacher_forcing", **changes))
+    changes |= {"learning_rate": 2e-3, "optimiser": optimiser}
+    train(config(data, out, curriculum="teacher_forcing", **changes))
     for loss in ("planner_loss", "refiner_loss"):
         curve = [entry[loss] for entry in metrics(out)]
         assert np.mean(curve[-20:]) < 0.85 * np.mean(curve[:20]), loss
@@ -124,27 +128,56 @@ from test_training import config
 from libra_vla.training import train
 if __name__ == "__main__":
     try:
-        train(config(Path(sys.argv[2]), Path(sys.argv[3]), steps=12, resume=True))
+        data, out, optimiser = sys.argv[2:]
+        train(config(Path(data), Path(out), optimiser=optimiser, steps=12, resume=True))
     except KeyboardInterrupt:
         sys.exit(130)
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_resumes_to_identical_weights(data: Path, tmp_path: Path, how: signal.Signals):
+@pytest.mark.parametrize(
+    ("how", "optimiser"),
+    [(signal.SIGKILL, "adamw"), (signal.SIGINT, "adamw"), (signal.SIGKILL, "muon")],
+)
+def test_a_killed_run_resumes_to_identical_weights(
+    data: Path, tmp_path: Path, how: signal.Signals, optimiser: Any
+):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(config(data, whole, steps=12))
+    train(config(data, whole, steps=12, optimiser=optimiser))
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(Path(__file__).parent), str(data), str(killed)]
+    arguments = [str(data), str(killed), optimiser]
+    command = [sys.executable, str(script), str(Path(__file__).parent), *arguments]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (killed / "state" / "state.json").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, how)
     assert process.wait(timeout=120) in (-signal.SIGKILL, 130, 0)
-    train(config(data, killed, steps=12, resume=True))
+    train(config(data, killed, steps=12, resume=True, optimiser=optimiser))
     assert_same_run(whole, killed)
+
+
+def test_muon_moves_the_hidden_weights_and_adamw_the_rest(data: Path):
+    settings = config(data, Path("unused"), optimiser="muon", preset="small")
+    policy, _, _ = build_policy(settings, LeRobotDataset.open(data))
+    weights = dict(policy.model.named_parameters())
+    optimiser = Optimiser(policy.model, settings)
+    names = {weight: name for name, weight in weights.items()}
+    taken = {names[weight] for weight, _ in optimiser.matrices}
+    left = {names[p] for group in optimiser.adamw.param_groups for p in group["params"]}
+    assert taken | left == set(weights) and not taken & left
+    assert any("vision" in name for name in taken) and any("head.blocks" in name for name in taken)
+    for name in ("planner.head.out.weight", "planner.head.queries", "refiner.intent.codes"):
+        assert name in left, "what reads bins, states or actions, and what is learnt as it stands"
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    for weight in weights.values():
+        weight.grad = torch.randn_like(weight)
+    optimiser.step(1e-3)
+    for name, weight in weights.items():
+        assert weight.grad is None and not torch.equal(weight, before[name]), name
+    with pytest.raises(LibraError, match="unknown optimiser 'moun': did you mean 'muon'"):
+        config(data, Path("unused"), optimiser="moun")
 
 
 def test_resuming_with_other_settings_is_refused(data: Path, tmp_path: Path):

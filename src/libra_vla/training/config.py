@@ -2,13 +2,14 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from libra_vla.action_space import Normalisation
 from libra_vla.config import Intents
-from libra_vla.errors import LibraError
+from libra_vla.errors import LibraError, unknown
 
 Curriculum = Literal["dynamic", "teacher_forcing", "none"]
+OptimiserKind = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,10 @@ class TrainConfig:
         blind: train without images (a control: what can be done without looking).
         steps: optimiser steps.
         batch_size: samples per step.
+        optimiser: "adamw", or "muon" for the matrices inside the networks and AdamW for the rest.
         learning_rate: peak of the cosine schedule.
         warmup: steps of linear warm-up.
-        weight_decay: of AdamW.
+        weight_decay: of the optimiser.
         clip: largest gradient norm.
         ema: decay of the averaged weights, which are those that are saved.
         draws: noise draws per encoded image.
@@ -64,6 +66,7 @@ class TrainConfig:
     blind: bool = False
     steps: int = 2000
     batch_size: int = 32
+    optimiser: OptimiserKind = "adamw"
     learning_rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 1e-2
@@ -93,6 +96,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0.0 <= self.paraphrase <= 1.0:
             raise LibraError(f"paraphrase is {self.paraphrase}: expected a probability, 0 to 1")
+        if self.optimiser not in get_args(OptimiserKind):
+            raise unknown("optimiser", self.optimiser, get_args(OptimiserKind))
 
     @property
     def split_seed(self) -> int:

@@ -14,6 +14,7 @@ from libra_vla.errors import LibraError
 from libra_vla.files import atomic_folder, read_json, write_json
 from libra_vla.training.config import TrainConfig
 from libra_vla.training.curriculum import CurriculumState
+from libra_vla.training.optimiser import Optimiser
 
 TENSORS, RECORD = "state.safetensors", "state.json"
 
@@ -44,7 +45,7 @@ class TrainingState:
     """
 
     model: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimiser: Optimiser
     ema: EMA
     curriculum: CurriculumState
     step: int = 0
@@ -56,9 +57,8 @@ class TrainingState:
             tensors[f"model.{name}"] = value
         for name, value in self.ema.weights.items():
             tensors[f"ema.{name}"] = value
-        for index, entry in self.optimiser.state_dict()["state"].items():
-            for name, value in entry.items():
-                tensors[f"optimiser.{index}.{name}"] = value
+        for name, value in self.optimiser.tensors().items():
+            tensors[f"optimiser.{name}"] = value
         with atomic_folder(folder) as aside:
             save_file({k: v.contiguous() for k, v in tensors.items()}, aside / TENSORS)
             record = {"step": self.step, "curriculum": asdict(self.curriculum), "run": run}
@@ -86,11 +86,6 @@ class TrainingState:
             grouped[group][rest] = value
         self.model.load_state_dict(grouped["model"])
         self.ema.weights = grouped["ema"]
-        entries: dict[int, dict[str, Tensor]] = {}
-        for name, value in grouped["optimiser"].items():
-            index, key = name.split(".")
-            entries.setdefault(int(index), {})[key] = value
-        optimiser = self.optimiser.state_dict()
-        self.optimiser.load_state_dict(optimiser | {"state": entries})
+        self.optimiser.load(grouped["optimiser"])
         self.curriculum = CurriculumState(**record["curriculum"])
         self.step = record["step"]

@@ -23,6 +23,7 @@ from libra_vla.policies.policy import LibraPolicy
 from libra_vla.training.building import build_policy
 from libra_vla.training.config import TrainConfig
 from libra_vla.training.curriculum import CurriculumState
+from libra_vla.training.optimiser import Optimiser
 from libra_vla.training.samples import Augmentation, Samples
 from libra_vla.training.state import EMA, RECORD, TrainingState
 
@@ -78,15 +79,10 @@ class Run:
         dataset = LeRobotDataset.open(config.data)
         torch.manual_seed(config.seed)
         policy, training, held_out = build_policy(config, dataset)
-        optimiser = torch.optim.AdamW(
-            [p for p in policy.model.parameters() if p.requires_grad],
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
         latest = round(config.curriculum_latest * config.steps)
         curriculum = CurriculumState(config.curriculum, config.curriculum_accuracy, latest)
-        state = TrainingState(policy.model, optimiser, EMA(policy.model, config.ema), curriculum)
+        ema, optimiser = EMA(policy.model, config.ema), Optimiser(policy.model, config)
+        state = TrainingState(policy.model, optimiser, ema, curriculum)
         identity = config.decisive | {"dataset": dataset.fingerprint}
         if config.init is not None:
             identity["init"] = policy.checkpoint_hash
@@ -130,8 +126,6 @@ class Run:
         )
         predicted = state.curriculum.predicted_intents(state.step)
         rate = learning_rate(config, state.step)
-        for group in state.optimiser.param_groups:
-            group["lr"] = rate
         weights = (config.planner_weight, config.refiner_weight)
         objective = Objective(predicted, weights, config.draws, noise)
         loss, log = self.policy.model.loss(batch, objective)
@@ -140,11 +134,10 @@ class Run:
                 f"the loss is {loss.item()} at step {state.step}: lower --learning-rate, or check "
                 "the dataset with `libra data info`"
             )
-        state.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norms = gradient_norms(self.policy.model)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.model.parameters(), config.clip)
-        state.optimiser.step()
+        state.optimiser.step(rate)
         state.ema.update(self.policy.model, state.step)
         if "bin_accuracy" in log:
             state.curriculum.observe(float(log["bin_accuracy"]))
