@@ -1,5 +1,6 @@
 """The study of all suites: what each stage asks for, what is added up, and the page."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,15 @@ from libra_vla.errors import LibraError
 from libra_vla.files import write_json, write_text
 from libra_vla.reports.suites import render
 from libra_vla.studies import suites
-from libra_vla.studies.suites import ARMS, SuitesConfig, arms, study_suites, summary, trainings
+from libra_vla.studies.suites import (
+    ARMS,
+    SuitesConfig,
+    arms,
+    collections,
+    study_suites,
+    summary,
+    trainings,
+)
 
 SUITES = ("libero_goal", "libero_10")
 
@@ -35,14 +44,26 @@ def results_of(config, successes: int) -> dict:
 
 
 def test_both_policies_learn_from_the_same_data_for_as_many_steps(tmp_path: Path):
-    config = SuitesConfig(tmp_path, steps=7, round_steps=3)
-    for number, steps in enumerate((7, 3)):
-        libra, base = trainings(config, number)
-        assert (libra.data, libra.steps) == (base.data, base.steps)
-        assert libra.steps == steps and base.preset == f"{libra.preset}-monolithic"
-        for one in (libra, base):
-            before = None if number == 0 else tmp_path / "policies" / f"{one.out.name[:-2]}-0"
-            assert one.init == before
+    config = SuitesConfig(tmp_path, steps=7, driver_steps=3)
+    for number in range(config.rounds):
+        (driver,) = trainings(config, number)
+        assert driver.steps == 3 and driver.out.name == f"Libra-{number}"
+    libra, base = trainings(config, config.rounds)
+    assert (libra.data, libra.steps) == (base.data, base.steps) and libra.steps == 7
+    assert base.preset == f"{libra.preset}-monolithic"
+    assert libra.init is None and base.init is None
+
+
+def test_no_two_collections_share_seeds_or_folders(tmp_path: Path):
+    config = SuitesConfig(tmp_path)
+    asked = [list(collections(config, number)) for number in range(config.rounds + 1)]
+    assert [len(parts) for parts in asked] == [8, 4, 4]
+    every = [part for parts in asked for part in parts]
+    assert len({part.out for part in every}) == len(every)
+    assert len({(part.suite, part.seed) for part in every}) == len(every)
+    assert {part.spread for part in asked[0]} == {0.01, 0.04}
+    assert all(part.policy is None and part.pass_over == 0 for part in asked[0])
+    assert all(part.spread == 0.01 and part.policy for part in asked[1])
 
 
 def test_evaluations_follow_the_official_protocol(tmp_path: Path):
@@ -80,13 +101,13 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
 
     for stage in (collect, merge, train_and_evaluate, write_evaluation_report):
         monkeypatch.setattr(suites, stage.__name__, stage)
-    config = SuitesConfig(tmp_path / "out", suites=SUITES, trials=2, rounds=1)
+    config = SuitesConfig(tmp_path / "out", suites=SUITES, spreads=(0.01,), trials=2, rounds=1)
     study = study_suites(config)
+    first = ["libero_goal-0-spread0.01", "libero_10-0-spread0.01"]
+    second = ["libero_goal-1-spread0.01", "libero_10-1-spread0.01"]
     assert said == [
-        "libero_goal-0 by the expert", "libero_10-0 by the expert", "libero_goal-0 + libero_10-0",
-        "Libra-0", "Libra-Base-0",
-        "libero_goal-1 by Libra-0", "libero_10-1 by Libra-0",
-        "all-0 + libero_goal-1 + libero_10-1",
+        *(f"{name} by the expert" for name in first), " + ".join(first), "Libra-0",
+        *(f"{name} by Libra-0" for name in second), " + ".join(["all-0", *second]),
         "Libra-1", "Libra-Base-1",
     ]  # fmt: skip
     assert list(study["seconds"])[-1] == "evaluation" and len(study["seconds"]) == 5
@@ -96,7 +117,7 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
     assert study_suites(config)["arms"] == study["arms"]
     assert not any(" by " in line or "+" in line for line in said), "what is done stays"
     with pytest.raises(LibraError, match="another steps"):
-        study_suites(SuitesConfig(tmp_path / "out", suites=SUITES, trials=2, rounds=1, steps=1))
+        study_suites(replace(config, steps=1))
     page = (tmp_path / "out" / "report.html").read_text()
     assert 'href="evaluations/Libra, libero_goal, seed 0/report.html"' in page
 
@@ -125,7 +146,9 @@ def test_an_arm_is_added_up_over_seeds_suites_and_tasks(tmp_path: Path):
 
 
 def test_bad_requests():
-    with pytest.raises(LibraError, match="at least one suite"):
+    with pytest.raises(LibraError, match="at least one suite and spread"):
         SuitesConfig(suites=())
+    with pytest.raises(LibraError, match="at least one suite and spread"):
+        SuitesConfig(spreads=())
     with pytest.raises(LibraError, match="trials is 0"):
         SuitesConfig(trials=0)

@@ -2,8 +2,9 @@
 evaluation of one policy on all suites.
 
 Demonstrations come from sampled resets, and the official initial states are looked at once, at the
-end. Between the two, rounds of DAgger: the policy drives, the expert takes over, and both policies
-go on training on all demonstrations so far.
+end. Between the two, rounds of DAgger: a policy that was trained on all demonstrations so far
+drives, and the expert takes over. The policies that are evaluated are trained from scratch on
+everything.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from libra_vla.reports.inputs import Curves
 from libra_vla.reports.suites import write_report
 from libra_vla.stages import StageClock, train_and_evaluate
 from libra_vla.studies.machine import REPORT, STUDY, claim
-from libra_vla.training.config import TrainConfig
+from libra_vla.training.config import OptimiserKind, TrainConfig
 from libra_vla.versions import versions
 
 PAPER = {"libero_spatial": 0.986, "libero_object": 0.994, "libero_goal": 0.980, "libero_10": 0.928}
@@ -39,14 +40,17 @@ class SuitesConfig:
     Attributes:
         out: folder for everything.
         suites: names of the suites.
-        demonstrations: per task, by the scripted experts.
-        spread, recovery: of the demonstrations; see `libra collect`.
+        demonstrations: per task and spread, by the scripted experts.
+        spreads: of the demonstrations, metres: as the benchmark has its objects, and wide enough
+            for a policy to have to look. See `libra collect --spread`.
+        recovery: of the demonstrations; see `libra collect`.
         preset: of Libra; Libra-Base is its `-monolithic` twin.
-        steps, batch_size, learning_rate, paraphrase: of the first training; see `libra train`.
+        steps: optimiser steps of the policies that are evaluated.
+        optimiser, batch_size, learning_rate, paraphrase: of every training; see `libra train`.
         rounds: of DAgger.
-        round_demonstrations: per task and round.
+        round_demonstrations: per task and round, at the first of `spreads`.
         pass_over: in a round; see `libra collect`.
-        round_steps: of each further training, which begins with the weights of the one before.
+        driver_steps: optimiser steps of the policy that drives in a round.
         trials: official initial states per task.
         noise_seeds: evaluations of Libra, which differ in the policy's noise; other arms have one.
         max_steps: control steps of a demonstration.
@@ -57,17 +61,18 @@ class SuitesConfig:
     out: Path = Path("runs/suites")
     suites: tuple[str, ...] = tuple(PAPER)
     demonstrations: int = 25
-    spread: float = 0.01
+    spreads: tuple[float, ...] = (0.01, 0.04)
     recovery: float = 0.2
     preset: str = "small"
-    steps: int = 15000
+    steps: int = 20000
+    optimiser: OptimiserKind = "muon"
     batch_size: int = 32
     learning_rate: float = 1e-3
     paraphrase: float = 0.0
     rounds: int = 2
     round_demonstrations: int = 8
     pass_over: int = 3
-    round_steps: int = 20000
+    driver_steps: int = 8000
     trials: int = OFFICIAL_TRIALS
     noise_seeds: int = 3
     max_steps: int = 600
@@ -78,8 +83,8 @@ class SuitesConfig:
         for name in ("demonstrations", "steps", "trials", "noise_seeds", "workers"):
             if getattr(self, name) < 1:
                 raise LibraError(f"{name} is {getattr(self, name)}: expected at least 1")
-        if not self.suites or self.rounds < 0:
-            raise LibraError("expected at least one suite, and 0 or more rounds")
+        if not self.suites or not self.spreads or self.rounds < 0:
+            raise LibraError("expected at least one suite and spread, and 0 or more rounds")
 
 
 @dataclass(frozen=True)
@@ -149,8 +154,10 @@ def study_suites(config: SuitesConfig) -> dict[str, Any]:
         config.out / REPORT,
         study,
         [
-            Curves.load(policy_folder(config, LIBRA, 0) / METRICS, name=LIBRA),
-            Curves.load(policy_folder(config, BASE, 0) / METRICS, name=BASE, role="baseline"),
+            Curves.load(policy_folder(config, LIBRA, config.rounds) / METRICS, name=LIBRA),
+            Curves.load(
+                policy_folder(config, BASE, config.rounds) / METRICS, name=BASE, role="baseline"
+            ),
         ],
         {suite: str(page.relative_to(config.out)) for suite, page in pages.items()},
     )
@@ -175,58 +182,62 @@ def _collect(config: SuitesConfig, number: int) -> None:
     """Collects what a round adds, then merges it with what was there before."""
     if _dataset(config, number).exists():
         return
-    parts = [] if number == 0 else [_dataset(config, number - 1)]
-    for suite in config.suites:
-        part = config.out / "demonstrations" / f"{suite}-{number}"
-        collect(
-            CollectConfig(
-                suite=suite,
-                out=part,
-                episodes=config.round_demonstrations if number else config.demonstrations,
-                workers=config.workers,
-                seed=config.seed + number,
-                spread=config.spread,
-                recovery=config.recovery,
-                policy=policy_folder(config, LIBRA, number - 1) if number else None,
-                pass_over=config.pass_over if number else 0,
-                max_steps=config.max_steps,
-                resume=True,
-            )
+    added = list(collections(config, number))
+    for part in added:
+        collect(part)
+    before = [_dataset(config, number - 1)] if number else []
+    merge([*before, *(part.out for part in added)], _dataset(config, number))
+
+
+def collections(config: SuitesConfig, number: int) -> Iterator[CollectConfig]:
+    """Yields what a round adds, by suite and spread. Every one has seeds of its own."""
+    folder = config.out / "demonstrations"
+    for at, (suite, spread) in enumerate(product(config.suites, config.spreads)):
+        part = CollectConfig(
+            suite=suite,
+            out=folder / f"{suite}-{number}-spread{spread:g}",
+            episodes=config.demonstrations,
+            workers=config.workers,
+            seed=config.seed + 100 * number + at % len(config.spreads),
+            spread=spread,
+            recovery=config.recovery,
+            max_steps=config.max_steps,
+            resume=True,
         )
-        parts.append(part)
-    merge(parts, _dataset(config, number))
+        if number == 0:
+            yield part
+        elif spread == config.spreads[0]:
+            yield replace(
+                part,
+                episodes=config.round_demonstrations,
+                policy=policy_folder(config, LIBRA, number - 1),
+                pass_over=config.pass_over,
+            )
 
 
 def trainings(config: SuitesConfig, number: int) -> Iterator[TrainConfig]:
-    """Yields the trainings of a round: both policies see the same data for as many steps."""
-    for name, preset in ((LIBRA, config.preset), (BASE, f"{config.preset}-monolithic")):
-        first = TrainConfig(
-            data=_dataset(config, number),
-            out=policy_folder(config, name, number),
-            preset=preset,
-            init=policy_folder(config, name, number - 1) if number else None,
-            steps=config.steps,
-            learning_rate=config.learning_rate,
-            batch_size=config.batch_size,
-            paraphrase=config.paraphrase,
-            seed=config.seed + number,
-            threads=1,
-            resume=True,
-        )
-        yield replace(first, **_later(config)) if number else first
-
-
-def _later(config: SuitesConfig) -> dict[str, Any]:
-    """How trainings after the first differ: they begin with a trained policy, which smaller steps
-    do not undo, and with enough data that grasps may be learnt on pictures that are hardly shifted.
+    """Yields the trainings of a round, from scratch on all data so far: the next round's driver, or
+    in the end both policies, for as many steps.
     """
-    return {
-        "steps": config.round_steps,
-        "learning_rate": 0.4 * config.learning_rate,
-        "curriculum": "none",
-        "shift": 0.02,
-        "ema": 0.998,
-    }
+    last = number == config.rounds
+    for name, preset in ((LIBRA, config.preset), (BASE, f"{config.preset}-monolithic")):
+        if name == LIBRA or last:
+            yield TrainConfig(
+                data=_dataset(config, number),
+                out=policy_folder(config, name, number),
+                preset=preset,
+                steps=config.steps if last else config.driver_steps,
+                optimiser=config.optimiser,
+                learning_rate=config.learning_rate,
+                batch_size=config.batch_size,
+                paraphrase=config.paraphrase,
+                curriculum="none",
+                shift=0.02,
+                ema=0.998,
+                seed=config.seed + number,
+                threads=1,
+                resume=True,
+            )
 
 
 def arms(config: SuitesConfig) -> Iterator[tuple[Arm, EvalConfig]]:
