@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from libra_vla.errors import LibraError
+from libra_vla.training.trainer import stop_between_steps
 from libra_vla.workers import Outcome, fan_out
 
 calls = 0
@@ -34,6 +37,21 @@ def misbehave(job: str) -> str:
 def mark_then_sleep(folder: str) -> None:
     Path(folder, str(os.getpid())).touch()
     time.sleep(60)
+
+
+def hold_then_sleep(folder: str) -> None:
+    lock = get_context("spawn").RLock()  # as a progress bar does
+    with lock:
+        mark_then_sleep(folder)
+
+
+def hold_then_train(folder: str) -> None:
+    lock = get_context("spawn").RLock()
+    with lock, stop_between_steps() as stopped:
+        Path(folder, str(os.getpid())).touch()
+        stopped.wait(60)
+        time.sleep(1)  # the rest of a step
+    raise KeyboardInterrupt("stopped: go on with --resume")
 
 
 def test_every_job_has_one_outcome_and_globals_survive():
@@ -101,3 +119,28 @@ def test_no_orphans_when_the_parent_ends(tmp_path: Path, how: signal.Signals):
     while alive(pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(pids)
+
+
+@pytest.mark.parametrize("job", [hold_then_sleep, hold_then_train])
+def test_an_interrupt_leaves_workers_the_time_to_put_things_away(tmp_path: Path, job: Any):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_workers as t\n"
+        "from libra_vla.workers import fan_out\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        f"        list(fan_out(t.{job.__name__}, [sys.argv[2]], workers=1))\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('stopped', file=sys.stderr)\n"
+    )
+    script, marks = tmp_path / "parent.py", tmp_path / "marks"
+    script.write_text(code)
+    marks.mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(Path(__file__).parent), str(marks)],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(marks.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    assert parent.communicate(timeout=60)[1] == "stopped\n", "no traceback, nothing leaked"

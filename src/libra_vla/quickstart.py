@@ -52,7 +52,7 @@ class QuickstartConfig:
     out: Path = Path("runs/quickstart")
     workers: int = 2
     demonstrations: int = 40
-    steps: int = 1800
+    steps: int = 1200
     trials: int = 10
     control_trials: int = 5
     spread_trials: int = 5
@@ -164,6 +164,7 @@ def _train_and_evaluate(config: QuickstartConfig) -> dict[str, dict[str, Any]]:
             preset=policy.preset,
             blind=policy.blind,
             steps=config.steps,
+            optimiser="muon",
             seed=config.seed,
             threads=1,
             resume=True,

@@ -1,6 +1,7 @@
 """Worker processes for long jobs: isolated, single-threaded, replaced when they die."""
 
 import os
+import sys
 import threading
 import traceback
 from collections import deque
@@ -130,10 +131,12 @@ def _serve(pipe: Any, function: Callable[[Any], Any]) -> None:
     """What a worker does: jobs, until the parent closes the pipe, or dies."""
     import signal
 
-    # Ctrl-C reaches the whole group; the parent decides and asks its workers to stop.
+    # Ctrl-C reaches the whole group; the parent decides and asks its workers to stop. They end as
+    # a program does, not as one that is shot: what a library holds (locks, files) is given back.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    with suppress(EOFError, OSError):
+    with suppress(EOFError, OSError, KeyboardInterrupt):  # the last: a job that saved its work
         while True:
             index, job = pipe.recv()
             try:

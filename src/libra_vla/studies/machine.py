@@ -22,6 +22,7 @@ from libra_vla.execution.config import Mode
 from libra_vla.files import read_json, require_absent, write_json
 from libra_vla.simulation.benchmark import Benchmark
 from libra_vla.training import TrainConfig, train
+from libra_vla.training.config import OptimiserKind
 from libra_vla.versions import versions
 from libra_vla.workers import fan_out
 
@@ -41,6 +42,7 @@ class StudyOptions:
         seeds: training runs per setting.
         steps: optimiser steps of each run; comparisons are at equal steps, never at equal seconds.
         batch_size: samples per step.
+        optimiser: see `libra train`.
         shift: random-shift augmentation; see `libra train`. It hides small objects whose place on
             the picture says where they are.
         episodes: trials per task and run; the same initial states and noise for all of them.
@@ -60,6 +62,7 @@ class StudyOptions:
     seeds: int = 3
     steps: int = 2000
     batch_size: int = 32
+    optimiser: OptimiserKind = TrainConfig.optimiser
     shift: float = TrainConfig.shift
     episodes: int = 50
     states: States = "sampled"
@@ -91,6 +94,7 @@ class StudyOptions:
             "resume": True,
             "steps": steps,
             "batch_size": self.batch_size,
+            "optimiser": self.optimiser,
             "shift": self.shift,
             "warmup": min(100, max(1, steps // 5)),
             "validation": self.validation,

@@ -73,7 +73,7 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.995
     draws: int = 2
-    shift: float = 0.06
+    shift: float = 0.02
     jitter: float = 0.15
     paraphrase: float = 0.0
     curriculum: Curriculum = "dynamic"

@@ -236,7 +236,8 @@ def keep_metrics(path: Path, step: int) -> None:
 @contextmanager
 def stop_between_steps() -> Iterator[threading.Event]:
     """Turns the first Ctrl-C into a request to stop after the running step; the second one stops
-    at once."""
+    at once. A signal that is ignored stays so: a worker listens to its parent alone, or the same
+    Ctrl-C would reach it twice."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
@@ -247,7 +248,8 @@ def stop_between_steps() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stopped.set()
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    heard = (s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN)
+    before = {s: signal.signal(s, handle) for s in heard}
     try:
         yield stopped
     finally:
