@@ -86,6 +86,19 @@ def test_resuming_skips_what_is_finished_and_repeats_errors(tmp_path):
     assert again["errors"] == before["errors"] and again["episodes"] == 4
 
 
+def test_an_evaluation_goes_on_with_more_trials_and_never_with_fewer(tmp_path):
+    before, _ = run(configure(tmp_path, tasks="2", episodes=2))
+    after, ran = run(configure(tmp_path, tasks="2", episodes=4, resume=True))
+    assert (before["episodes"], after["episodes"]) == (2, 4)
+    assert sorted(ran) == [(2, 2), (2, 3)]
+    whole, _ = run(configure(tmp_path, tasks="2", episodes=4, out=tmp_path / "whole"))
+    assert [t["success"] for t in after["trials"]] == [t["success"] for t in whole["trials"]]
+    with pytest.raises(
+        LibraError, match="already has 4 trials of a task: ask for at least as many"
+    ):
+        run(configure(tmp_path, tasks="2", episodes=3, resume=True))
+
+
 def test_resuming_a_torn_journal_repeats_the_torn_trial(tmp_path):
     run(configure(tmp_path))
     journal = tmp_path / "out" / "episodes.jsonl"

@@ -92,8 +92,10 @@ class EvalJob:
 
     @property
     def done(self) -> bool:
-        results = self.config.out / "results.json"
-        return results.exists() and read_json(results)["complete"]
+        if not (file := self.config.out / "results.json").exists():
+            return False
+        results = read_json(file)
+        return results["complete"] and results["protocol"]["trials"] >= self.config.episodes
 
     def run(self) -> None:
         # Jobs are handed out in order, so that the training is done or in another process.

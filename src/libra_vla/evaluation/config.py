@@ -43,8 +43,8 @@ class EvalConfig:
             without delay; if that succeeds, asynchrony is to blame.
         videos: record the first K trials of each task as `videos/*.mp4` and `traces/*.npz`, or all
             "failures".
-        resume: go on with an evaluation that was stopped; trials that ended in an error are run
-            again.
+        resume: go on with an evaluation that was stopped, or with more trials than it had; trials
+            that ended in an error are run again.
         meshes: "stock", or "decimated" (LIBERO; faster, not comparable).
         image_size: side of the rendered images, pixels; the benchmark's by default.
         max_steps: step budget in place of the benchmark's (not comparable).

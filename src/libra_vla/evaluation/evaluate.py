@@ -64,6 +64,11 @@ def evaluate(
     jobs = _jobs(config, benchmark, load_policy, execution, tasks, instructed_by)
     told = {job.task.index: job.instruction for job in jobs}
     journal = Journal(config.out, _identity(config, execution, described), resume=config.resume)
+    if beyond := journal.trials.keys() - {_key(job) for job in jobs}:
+        raise LibraError(
+            f"{config.out} already has {1 + max(trial for _, trial in beyond)} trials of a task: "
+            f"ask for at least as many (got {config.episodes}), or choose another folder"
+        )
 
     def write(*, complete: bool) -> dict[str, Any]:
         trials = [journal.trials[key] for key in sorted(journal.trials)]
@@ -250,6 +255,7 @@ def _protocol(config: EvalConfig, tasks: Sequence[Task], benchmark: Benchmark) -
 def _identity(
     config: EvalConfig, execution: ExecutionConfig, described: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What must not change when an evaluation is resumed."""
+    """What must not change when an evaluation is resumed; more trials may be asked for."""
     settings = config.decisive | asdict(execution)
+    del settings["episodes"]
     return settings | {f"policy {key}": value for key, value in described.items()}
