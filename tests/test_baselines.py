@@ -23,7 +23,7 @@ BASELINES = (
 LANGUAGE = ("tiny-autoregressive", "tiny-prompted")
 
 
-def fit(preset: str, steps: int):
+def fit(preset: str, steps: int, draws: int = 2):
     """A policy trained on one batch, that batch, and its losses."""
     policy = make_policy(preset)
     batch, losses = make_batch(policy), []
@@ -32,7 +32,7 @@ def fit(preset: str, steps: int):
     for _ in range(steps):
         loss, _ = policy.model.loss(
             batch,
-            Objective(draws=2, generator=generator),
+            Objective(draws=draws, generator=generator),
         )
         optimiser.zero_grad()
         loss.backward()
@@ -43,9 +43,10 @@ def fit(preset: str, steps: int):
 
 @pytest.mark.parametrize("preset", BASELINES)
 def test_it_learns_and_acts_as_it_learned(preset: str):
-    # Noise prediction learns late what an image says: most of its levels hardly need it.
-    steps = {"tiny-diffusion": 400, "tiny-parallel": 250}.get(preset, 150)
-    policy, batch, losses = fit(preset, steps)
+    # Noise prediction learns late what an image says: most of its levels hardly need it. With few
+    # draws, when it does so depends on the last bits of a processor's arithmetic.
+    steps = {"tiny-diffusion": 250, "tiny-parallel": 250}.get(preset, 150)
+    policy, batch, losses = fit(preset, steps, draws=16 if preset == "tiny-diffusion" else 2)
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
     noise = torch.randn(batch.actions.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
