@@ -14,6 +14,7 @@ from libra_vla.studies.suites import (
     SuitesConfig,
     arms,
     collections,
+    failures,
     study_suites,
     summary,
     trainings,
@@ -26,6 +27,11 @@ def results_of(config, successes: int) -> dict:
     """What an evaluation of two tasks with `config.episodes` trials each writes."""
     trials = config.episodes
     counts = (successes, trials)
+    rows = [
+        {"task": i, "trial": t, "success": t < n, "failure": None if t < n else "actuation"}
+        for i, n in enumerate(counts)
+        for t in range(trials)
+    ]
     tasks = [
         {"index": i, "instruction": f"task {i}", "episodes": trials, "errors": 0, "successes": n}
         for i, n in enumerate(counts)
@@ -38,7 +44,8 @@ def results_of(config, successes: int) -> dict:
         "successes": sum(counts),
         "success_rate": sum(counts) / (2 * trials),
         "policy": {"parameters": 1_736_011},
-        "failures": {"actuation": trials - successes},
+        "seeds": {"evaluation": config.seed},
+        "trials": rows,
         "tasks": tasks,
     }
 
@@ -110,7 +117,7 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
         *(f"{name} by Libra-0" for name in second), " + ".join(["all-0", *second]),
         "Libra-1", "Libra-Base-1",
     ]  # fmt: skip
-    assert list(study["seconds"])[-1] == "evaluation" and len(study["seconds"]) == 5
+    assert list(study["seconds"])[-1] == "training and evaluation" and len(study["seconds"]) == 4
     first = study["arms"][0]["suites"]["libero_goal"]
     assert first["episodes"] == 12 and len(first["seeds"]) == 3
     said.clear()
@@ -118,6 +125,7 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
     assert not any(" by " in line or "+" in line for line in said), "what is done stays"
     with pytest.raises(LibraError, match="another steps"):
         study_suites(replace(config, steps=1))
+    assert study_suites(replace(config, trials=3))["arms"][0]["episodes"] == 36, "more trials"
     page = (tmp_path / "out" / "report.html").read_text()
     assert 'href="evaluations/Libra, libero_goal, seed 0/report.html"' in page
 
@@ -143,6 +151,15 @@ def test_an_arm_is_added_up_over_seeds_suites_and_tasks(tmp_path: Path):
         {},
     )
     assert "98.0%" in page and "95.4%" in page and "task 1" in page
+
+
+def test_a_failure_that_synchronous_mode_does_not_know_is_asynchronys(tmp_path: Path):
+    config = SuitesConfig(tmp_path, suites=SUITES, trials=4)
+    own = [results_of(e, successes=1) for arm, e in arms(config) if arm is ARMS[0]]
+    twins = [results_of(e, successes=3) for arm, e in arms(config) if arm is ARMS[1]]
+    # Two suites, three seeds of three failures each; only the first seed has a twin.
+    assert failures(own, twins) == {"actuation": 14, "asynchrony-induced": 4}
+    assert failures(own) == {"actuation": 18}
 
 
 def test_bad_requests():

@@ -54,6 +54,28 @@ def hold_then_train(folder: str) -> None:
     raise KeyboardInterrupt("stopped: go on with --resume")
 
 
+def wait_for(job: tuple[Path, float, str]) -> bool:
+    """Leaves a mark after a while; tells whether another one was there at the beginning."""
+    folder, seconds, other = job
+    seen = (folder / other).exists()
+    time.sleep(seconds)
+    (folder / f"{seconds}").touch()
+    return seen
+
+
+def test_a_job_waits_for_another_and_is_overtaken(tmp_path: Path):
+    # The third waits for the slow one; the fourth, which waits for the quick one, goes first.
+    jobs = [
+        (tmp_path, 2.0, ""),
+        (tmp_path, 0.2, ""),
+        (tmp_path, 0.1, "2.0"),
+        (tmp_path, 0.3, "2.0"),
+    ]
+    outcomes = list(fan_out(wait_for, jobs, workers=2, after={2: 0, 3: 1}))
+    assert [o.index for o in outcomes] == [1, 3, 0, 2]
+    assert {o.index: o.value for o in outcomes if o.index > 1} == {3: False, 2: True}
+
+
 def test_every_job_has_one_outcome_and_globals_survive():
     outcomes = sorted(fan_out(count, range(7), workers=2), key=lambda o: o.index)
     assert [o.value[0] for o in outcomes] == list(range(7))

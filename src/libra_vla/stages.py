@@ -43,21 +43,23 @@ def train_and_evaluate(
 ) -> None:
     """Trains policies and evaluates them side by side, each in a process of its own.
 
-    Policies take different times to train, so an evaluation begins as soon as its own policy is
-    trained; one whose policy is none of `trainings` at once.
+    An evaluation begins as soon as its own policy is trained; one whose policy is none of
+    `trainings`, as soon as there is a process for it.
 
     Raises:
         RuntimeError: a job broke.
         KeyboardInterrupt: stopped; called again, it goes on.
     """
-    jobs: list[TrainJob | EvalJob] = [TrainJob(c, row) for row, c in enumerate(trainings)]
-    trained = {job.config.out: job for job in jobs if isinstance(job, TrainJob)}
-    jobs += [
-        EvalJob(c, len(trainings) + row, trained.get(Path(c.policy)))
-        for row, c in enumerate(evaluations)
-    ]
-    unfinished = [job for job in jobs if not job.done]
-    for outcome in fan_out(run_job, unfinished, workers=workers):
+    train_jobs = [TrainJob(c, row) for row, c in enumerate(trainings)]
+    eval_jobs = [EvalJob(c, row) for row, c in enumerate(evaluations, start=len(trainings))]
+    unfinished = [job for job in (*train_jobs, *eval_jobs) if not job.done]
+    in_training = {j.config.out: n for n, j in enumerate(unfinished) if isinstance(j, TrainJob)}
+    after = {
+        n: in_training[policy]
+        for n, job in enumerate(unfinished)
+        if isinstance(job, EvalJob) and (policy := Path(job.config.policy)) in in_training
+    }
+    for outcome in fan_out(run_job, unfinished, workers=workers, after=after):
         if outcome.error is not None:
             raise RuntimeError(f"{unfinished[outcome.index].config.out} broke: {outcome.error}")
     print("\n" * len(unfinished), end="", file=sys.stderr)
@@ -83,12 +85,10 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class EvalJob:
-    """One evaluation, the line of its progress bar, and the training that comes before it, if it
-    is one of these jobs."""
+    """One evaluation and the line of its progress bar."""
 
     config: EvalConfig
     position: int
-    after: TrainJob | None
 
     @property
     def done(self) -> bool:
@@ -98,9 +98,6 @@ class EvalJob:
         return results["complete"] and results["protocol"]["trials"] >= self.config.episodes
 
     def run(self) -> None:
-        # Jobs are handed out in order, so that the training is done or in another process.
-        while self.after is not None and not self.after.done:
-            time.sleep(0.2)
         evaluate(self.config, position=self.position)
 
 

@@ -4,8 +4,7 @@ import os
 import sys
 import threading
 import traceback
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
@@ -37,7 +36,11 @@ class Outcome:
 
 
 def fan_out(
-    function: Callable[[Any], Any], jobs: Sequence[Any], *, workers: int
+    function: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    *,
+    workers: int,
+    after: Mapping[int, int] | None = None,
 ) -> Generator[Outcome, None, None]:
     """Runs a function over jobs in worker processes and yields outcomes as they come.
 
@@ -47,6 +50,8 @@ def fan_out(
     Args:
         function: importable by name; the same holds for what it takes and returns.
         workers: processes; 0 runs everything in this one.
+        after: index of a job -> index of an earlier one that has to end before it begins. Others
+            overtake a job that waits.
 
     Raises:
         LibraError: raised by a job: bad input concerns them all. Other exceptions, and a worker
@@ -56,17 +61,22 @@ def fan_out(
         for index, job in enumerate(jobs):
             yield _attempt(function, index, job)
         return
-    waiting = deque(enumerate(jobs))
+    waiting, ended = dict(enumerate(jobs)), set[int]()
     crew: list[_Worker] = []
+
+    def next_job() -> int | None:
+        return next((i for i in waiting if (after or {}).get(i) in (None, *ended)), None)
+
     try:
         while waiting or crew:
-            while waiting and len(crew) < workers:
+            while len(crew) < workers and (index := next_job()) is not None:
                 crew.append(_Worker(function))
-                crew[-1].give(*waiting.popleft())
+                crew[-1].give(index, waiting.pop(index))
             for worker in _ready(crew):
                 outcome = worker.take()
-                if worker.alive and waiting:
-                    worker.give(*waiting.popleft())
+                ended.add(outcome.index)
+                if worker.alive and (index := next_job()) is not None:
+                    worker.give(index, waiting.pop(index))
                 else:
                     worker.stop()
                     crew.remove(worker)

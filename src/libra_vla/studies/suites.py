@@ -5,8 +5,12 @@ Demonstrations come from sampled resets, and the official initial states are loo
 end. Between the two, rounds of DAgger: a policy that was trained on all demonstrations so far
 drives, and the expert takes over. The policies that are evaluated are trained from scratch on
 everything.
+
+Libra runs in synchronous mode too, from the same states with the same noise: a failure that does
+not happen there was asynchrony's.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -51,8 +55,9 @@ class SuitesConfig:
         round_demonstrations: per task and round, at the first of `spreads`.
         pass_over: in a round; see `libra collect`.
         driver_steps: optimiser steps of the policy that drives in a round.
-        trials: official initial states per task.
+        trials: official initial states per task; a finished study can be given more.
         noise_seeds: evaluations of Libra, which differ in the policy's noise; other arms have one.
+            A finished study can be given more.
         max_steps: control steps of a demonstration.
         seed: of everything else.
         workers: processes.
@@ -111,33 +116,36 @@ def study_suites(config: SuitesConfig) -> dict[str, Any]:
         LibraError: a stage met bad input, or the folder holds another study.
         KeyboardInterrupt: stopped; the same command goes on.
     """
-    free = ("out", "workers")
+    free = ("out", "workers", "trials", "noise_seeds")
     claim(config.out, {k: v for k, v in asdict(config).items() if k not in free})
     if not (clock_file := config.out / CLOCK).exists():
         write_json(clock_file, {"seconds": {}})
     clock = StageClock(clock_file)
+    evaluations = list(arms(config))
+    # Libra-Base, which is trained sooner, goes first.
+    evaluated = [e for _, e in sorted(evaluations, key=lambda e: e[0].policy != BASE)]
     try:
         for number in range(config.rounds + 1):
+            last = number == config.rounds
             clock.time(_stage("demonstrations", number), lambda n=number: _collect(config, n))
             clock.time(
-                _stage("training", number),
-                lambda n=number: train_and_evaluate(
-                    list(trainings(config, n)), [], workers=config.workers
+                "training and evaluation" if last else _stage("training", number),
+                lambda n=number, jobs=evaluated if last else []: train_and_evaluate(
+                    list(trainings(config, n)), jobs, workers=config.workers
                 ),
             )
-        evaluations = list(arms(config))
-        clock.time(
-            "evaluation",
-            lambda: train_and_evaluate([], [e for _, e in evaluations], workers=config.workers),
-        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped: the same command goes on with {config.out}") from None
+    results = {
+        arm.name: [read_json(e.out / "results.json") for a, e in evaluations if a is arm]
+        for arm in ARMS
+    }
+    synchronous = results[ARMS[1].name]
     study = {
         "schema_version": 1,
         "settings": {k: str(v) for k, v in asdict(config).items()},
         "arms": [
-            summary(arm, [read_json(e.out / "results.json") for a, e in evaluations if a is arm])
-            for arm in ARMS
+            summary(arm, results[arm.name], synchronous if arm is ARMS[0] else ()) for arm in ARMS
         ],
         "paper": {suite: PAPER.get(suite) for suite in config.suites},
         "seconds": clock.seconds,
@@ -254,15 +262,21 @@ def arms(config: SuitesConfig) -> Iterator[tuple[Arm, EvalConfig]]:
                     mode=arm.mode,
                     seed=seed,
                     videos="failures" if arm is ARMS[0] and seed == 0 else 0,
-                    explain_failures=arm is ARMS[0] and seed == 0,
                     workers=0,
                     resume=True,
                 ),
             )
 
 
-def summary(arm: Arm, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """One arm: its rates per suite and per task over all seeds, and the suites' average."""
+def summary(
+    arm: Arm, results: Sequence[dict[str, Any]], synchronous: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """One arm: its rates per suite and per task over all seeds, and the suites' average.
+
+    Args:
+        results: of its evaluations.
+        synchronous: of the same policy in synchronous mode, where failures are held against it.
+    """
     suites: dict[str, Any] = {}
     for suite in dict.fromkeys(r["suite"] for r in results):
         own = [r for r in results if r["suite"] == suite]
@@ -281,19 +295,33 @@ def summary(arm: Arm, results: list[dict[str, Any]]) -> dict[str, Any]:
         "average": sum(rates) / len(rates) if rates else None,
         **_pooled(results),
         "suites": suites,
-        "failures": _added(r["failures"] for r in results),
+        "failures": failures(results, synchronous),
     }
+
+
+def failures(
+    results: Sequence[dict[str, Any]], synchronous: Sequence[dict[str, Any]] = ()
+) -> dict[str, int]:
+    """Number of failures by class, over all seeds; asynchrony-induced are those that succeed in
+    `synchronous`, from the same state and with the same seed of the noise, where both ran."""
+    succeeded = {key for key, trial in _trials(synchronous) if trial["success"]}
+    return dict(
+        Counter(
+            "asynchrony-induced" if key in succeeded else trial["failure"]
+            for key, trial in _trials(results)
+            if trial["failure"] is not None
+        )
+    )
+
+
+def _trials(results: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    for result in results:
+        for trial in result["trials"]:
+            key = result["suite"], result["seeds"]["evaluation"], trial["task"], trial["trial"]
+            yield key, trial
 
 
 def _pooled(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     counted = {k: sum(p[k] for p in parts) for k in ("episodes", "errors", "successes")}
     share, ci95 = rate(counted["successes"], counted["episodes"] - counted["errors"])
     return counted | {"success_rate": share, "ci95": ci95}
-
-
-def _added(counts: Iterator[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for count in counts:
-        for name, n in count.items():
-            total[name] = total.get(name, 0) + n
-    return total
