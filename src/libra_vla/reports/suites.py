@@ -112,7 +112,11 @@ def _failures(arms: Sequence[Mapping[str, Any]], pages: Mapping[str, str]) -> Ma
     rows = [(arm["name"], *(str(arm["failures"].get(kind, 0)) for kind in kinds)) for arm in arms]
     links = [[tag("a", name, href=address), " "] for name, address in pages.items()]
     seen = tag("p", "Stills of each class: ", links) if links else None
-    return tag("div", table(("policy", *kinds), rows), seen)
+    note = (
+        "Asynchrony-induced: it succeeds in synchronous mode, from the same state with the same "
+        "noise. Known of Libra alone."
+    )
+    return tag("div", table(("policy", *kinds), rows), tag("p", note, class_="soft"), seen)
 
 
 def _time(study: Study) -> Markup:
