@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from libra_vla.errors import LibraError
-from libra_vla.files import write_json, write_text
+from libra_vla.files import sole_writer, write_json, write_text
 from libra_vla.reports.suites import render
 from libra_vla.studies import suites
 from libra_vla.studies.suites import (
@@ -160,6 +160,11 @@ def test_a_failure_that_synchronous_mode_does_not_know_is_asynchronys(tmp_path: 
     # Two suites, three seeds of three failures each; only the first seed has a twin.
     assert failures(own, twins) == {"actuation": 14, "asynchrony-induced": 4}
     assert failures(own) == {"actuation": 18}
+
+
+def test_one_process_at_a_time(tmp_path: Path):
+    with sole_writer(tmp_path), pytest.raises(LibraError, match="another process is writing"):
+        study_suites(SuitesConfig(tmp_path))
 
 
 def test_bad_requests():

@@ -16,7 +16,7 @@ from libra_vla.collection import CollectConfig, collect
 from libra_vla.errors import LibraError
 from libra_vla.evaluation.config import EvalConfig
 from libra_vla.evaluation.video import episode_files
-from libra_vla.files import read_json, require_absent, write_json
+from libra_vla.files import alone_in_out, read_json, require_absent, write_json
 from libra_vla.policies.policy import LibraPolicy
 from libra_vla.reports.failures import load_strips
 from libra_vla.reports.inputs import Arm, ArmGroup, Clip, Curves, Report, Role
@@ -93,6 +93,7 @@ BLIND = PolicyPlan(
 POLICIES = (LIBRA, BASE, BLIND)
 
 
+@alone_in_out
 def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     """Runs every stage that is not done yet and returns what it wrote to `results.json`.
 

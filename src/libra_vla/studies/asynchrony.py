@@ -20,7 +20,7 @@ from libra_vla.evaluation.config import EvalConfig, States
 from libra_vla.evaluation.evaluate import evaluate
 from libra_vla.evaluation.policies import LoadPolicy, load_policy
 from libra_vla.execution.config import Mode
-from libra_vla.files import read_json, write_json
+from libra_vla.files import alone_in_out, read_json, write_json
 from libra_vla.reports.asynchrony import write_report
 from libra_vla.simulation.benchmark import Benchmark
 from libra_vla.studies.curve import compared
@@ -103,6 +103,7 @@ class Cell:
         return f"{self.mode}-M{self.factor}-delay{self.delay}-{self.variant}"
 
 
+@alone_in_out
 def study_asynchrony(
     config: AsynchronyConfig,
     *,

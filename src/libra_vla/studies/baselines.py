@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from libra_vla.errors import unknown
+from libra_vla.files import alone_in_out
 from libra_vla.studies.arms import Arm, ArmsOptions, study_arms
 from libra_vla.studies.machine import Tools
 
@@ -59,6 +60,7 @@ def arms(config: BaselinesConfig) -> tuple[Arm, ...]:
     return (*others, Arm("Libra", "planner and refiner", {}))
 
 
+@alone_in_out
 def study_baselines(
     config: BaselinesConfig, *, tools: Tools | None = None, quiet: bool = False
 ) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from libra_vla.files import alone_in_out
 from libra_vla.studies.arms import Arm, ArmsOptions, study_arms
 from libra_vla.studies.machine import Tools
 
@@ -27,6 +28,7 @@ def arms(config: ComponentsConfig) -> tuple[Arm, ...]:
     )
 
 
+@alone_in_out
 def study_components(
     config: ComponentsConfig, *, tools: Tools | None = None, quiet: bool = False
 ) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from libra_vla.files import alone_in_out
 from libra_vla.studies.arms import Arm, ArmsOptions, study_arms
 from libra_vla.studies.machine import Tools
 
@@ -18,6 +19,7 @@ class CurriculumConfig(ArmsOptions):
     """True intents, the planner's own, or first the ones and then the others."""
 
 
+@alone_in_out
 def study_curriculum(
     config: CurriculumConfig, *, tools: Tools | None = None, quiet: bool = False
 ) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from libra_vla.config import load_preset
 from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.errors import LibraError, unknown
-from libra_vla.files import read_json, write_json
+from libra_vla.files import alone_in_out, read_json, write_json
 from libra_vla.reports.granularity import write_report
 from libra_vla.studies.curve import analyse, compare_placements
 from libra_vla.studies.difficulty import OBSERVABLES, RECOMMENDED, RULE, observe
@@ -104,6 +104,7 @@ class GranularityConfig(StudyOptions):
         return self.reference or f"{self.preset}-monolithic"
 
 
+@alone_in_out
 def study_granularity(
     config: GranularityConfig, *, tools: Tools | None = None, quiet: bool = False
 ) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from libra_vla.errors import LibraError
 from libra_vla.evaluation.config import OFFICIAL_TRIALS, EvalConfig
 from libra_vla.evaluation.statistics import rate
 from libra_vla.execution.config import Mode
-from libra_vla.files import read_json, write_json
+from libra_vla.files import alone_in_out, read_json, write_json
 from libra_vla.reports.evaluation import write_evaluation_report
 from libra_vla.reports.inputs import Curves
 from libra_vla.reports.suites import write_report
@@ -109,6 +109,7 @@ ARMS = (
 )
 
 
+@alone_in_out
 def study_suites(config: SuitesConfig) -> dict[str, Any]:
     """Runs what is missing and returns what it wrote to `study.json`.
 
