@@ -47,6 +47,37 @@ def test_a_machine_without_a_gl_library_says_what_to_install(monkeypatch: pytest
         rendering.choose_backend()
 
 
+@pytest.mark.simulator
+def test_what_can_be_seen_is_never_left_out():
+    """Boxes all around a camera, and points inside of them, projected one by one."""
+    rendering.choose_backend(required=False)
+    import mujoco
+
+    rng = np.random.default_rng(0)
+    boxes = "".join(
+        '<geom type="box" pos="{:.3f} {:.3f} {:.3f}" size="{:.3f} {:.3f} {:.3f}" '
+        'euler="{:.1f} {:.1f} {:.1f}"/>'.format(
+            *rng.uniform(-3, 3, 3), *rng.uniform(0.02, 0.8, 3), *rng.uniform(-180, 180, 3)
+        )
+        for _ in range(300)
+    )
+    model = mujoco.MjModel.from_xml_string(
+        f'<mujoco><worldbody><geom type="plane" size="1 1 1"/>{boxes}'
+        '<camera name="c" pos="0.1 0.2 0.3" euler="40 20 70" fovy="50"/></worldbody></mujoco>'
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    visible = rendering.visible_geoms(model, data, 0)
+    inside = rng.uniform(-1, 1, size=(400, 3)) * model.geom_size[1:, None]
+    world = inside @ data.geom_xmat[1:].reshape(-1, 3, 3).swapaxes(1, 2) + data.geom_xpos[1:, None]
+    x, y, z = np.moveaxis((world - data.cam_xpos[0]) @ data.cam_xmat[0].reshape(3, 3), -1, 0)
+    reach = -z * np.tan(np.deg2rad(25.0))
+    seen = ((abs(x) < reach) & (abs(y) < reach)).any(axis=1)
+    assert visible[0], "a plane has no end"
+    assert (visible[1:] | ~seen).all()
+    assert seen.sum() > 20 and visible[1:].sum() < 1.5 * seen.sum(), "little is drawn in vain"
+
+
 def make_env(suite: str, index: int, **options):
     from libra_vla.simulation.libero.environment import LiberoEnv
 

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -57,14 +58,26 @@ def choose_backend(*, required: bool = True) -> str | None:
     return found[0]
 
 
+CORNERS = np.array(list(product((-1.0, 1.0), repeat=3)))
+"""Of a box, in half its sides, [8, 3]."""
+MARGIN = 0.01
+"""Metres by which a box is taken for larger than it is."""
+
+
 def visible_geoms(model: Any, data: Any, camera: int) -> np.ndarray:
-    """Which geoms' bounding spheres reach into a square view of `camera`, bool [geoms]."""
-    half = np.deg2rad(model.cam_fovy[camera]) / 2.0
-    x, y, z = ((data.geom_xpos - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)).T
-    radius = model.geom_rbound + 0.01
-    aside = np.maximum(abs(x), abs(y)) * np.cos(half) + z * np.sin(half)  # it looks along -z
-    unbounded = model.geom_rbound == 0
-    return unbounded | ((aside <= radius) & (z <= radius))
+    """Which geoms' bounding boxes reach into a square view of `camera`, bool [geoms].
+
+    A box is out of view where all of its corners are on the far side of one face of the pyramid
+    that the camera sees. Planes have no bounds.
+    """
+    centre, half = model.geom_aabb[:, None, :3], model.geom_aabb[:, None, 3:] + MARGIN
+    corners = (centre + CORNERS * half) @ data.geom_xmat.reshape(-1, 3, 3).swapaxes(1, 2)
+    seen_from = data.geom_xpos[:, None] + corners - data.cam_xpos[camera]
+    x, y, z = np.moveaxis(seen_from @ data.cam_xmat[camera].reshape(3, 3), -1, 0)
+    reach = -z * np.tan(np.deg2rad(model.cam_fovy[camera]) / 2.0)  # it looks along -z
+    sides = (x > reach, -x > reach, y > reach, -y > reach, z > 0.0)
+    outside = np.logical_or.reduce([side.all(axis=1) for side in sides])
+    return ~outside | (model.geom_rbound == 0)
 
 
 @contextmanager
