@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from libra_vla.errors import LibraError
-from libra_vla.files import alone_in_out, sole_writer
+from libra_vla.files import alone_in_out, atomic_folder, sole_writer
 
 HOLD = """
 import sys, time
@@ -56,3 +56,10 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
         sole_writer(tmp_path / "file" / "run"),
     ):
         pass
+
+
+def test_what_a_library_wrote_for_its_owner_alone_can_be_read_by_all(tmp_path: Path):
+    with atomic_folder(tmp_path / "checkpoint") as aside:
+        (aside / "weights").write_text("")
+        (aside / "weights").chmod(0o600)
+    assert (tmp_path / "checkpoint" / "weights").stat().st_mode & 0o777 == 0o644

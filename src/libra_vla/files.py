@@ -70,6 +70,9 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
         aside.chmod(0o755)
         try:
             yield aside
+            for file in aside.rglob("*"):
+                if file.is_file():  # safetensors writes for the owner alone
+                    file.chmod(0o644)
             if target.exists():
                 old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
                 target.rename(old / target.name)
