@@ -63,3 +63,12 @@ def test_what_a_library_wrote_for_its_owner_alone_can_be_read_by_all(tmp_path: P
         (aside / "weights").write_text("")
         (aside / "weights").chmod(0o600)
     assert (tmp_path / "checkpoint" / "weights").stat().st_mode & 0o777 == 0o644
+
+
+def test_what_a_killed_writer_left_behind_is_swept_away(tmp_path: Path):
+    kept = tmp_path / "results.json"
+    for file in (kept, tmp_path / ".results.abc.partial.json", tmp_path / ".state.partial.x" / "a"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("")
+    with sole_writer(tmp_path):
+        assert list(tmp_path.iterdir()) == [kept]

@@ -104,6 +104,8 @@ def sole_writer(folder: Path | str) -> Iterator[None]:
             raise LibraError(
                 f"another process is writing {folder}: wait until it ends, or stop it"
             ) from None
+        for left in folder.glob(".*.partial*"):  # by a process that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield
     finally:
         os.close(handle)
