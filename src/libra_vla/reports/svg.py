@@ -186,7 +186,9 @@ class Panel:
                 continue
             named = at
             furniture.append(line(at, bottom, at, bottom + 4, "axis"))
-            furniture.append(text(at, bottom + 17, f"{value:,g}", "tick", "middle"))
+            number = f"{value:,g}"
+            inside = min(at, self.width - 4 * len(number))  # the last one stays in the picture
+            furniture.append(text(inside, bottom + 17, number, "tick", "middle"))
         furniture.append(line(self.LEFT, bottom, right, bottom, "axis"))
         furniture.append(text(right, bottom + 34, self.x_label, "tick", "end"))
         label = f"{self.title}, against {self.x_label}"
