@@ -25,6 +25,7 @@ def test_the_policy_for_libero_is_one_of_them_and_knows_what_it_was_trained_on()
     assert LIBERO in shipped()
     policy = load_policy(LIBERO)
     assert policy.describe()["parameters"] <= 15e6
+    assert len(policy.training["dataset"]["instructions"]) == 40
 
 
 @pytest.mark.simulator

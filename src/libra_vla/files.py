@@ -88,7 +88,8 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
 def sole_writer(folder: Path | str) -> Iterator[None]:
     """Keeps a folder to one process while the block runs; it is made if there is none.
 
-    The lock ends with the process, however that ends, and leaves nothing in the folder.
+    The lock ends with the process, however that ends, and leaves nothing in the folder. What a
+    killed process left half-written right there (see `atomic_file`) is removed.
 
     Raises:
         LibraError: another process writes there, or the folder cannot be made.
@@ -104,7 +105,7 @@ def sole_writer(folder: Path | str) -> Iterator[None]:
             raise LibraError(
                 f"another process is writing {folder}: wait until it ends, or stop it"
             ) from None
-        for left in folder.glob(".*.partial*"):  # by a process that was killed
+        for left in folder.glob(".*.partial*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield
     finally:

@@ -113,8 +113,9 @@ def _failures(arms: Sequence[Mapping[str, Any]], pages: Mapping[str, str]) -> Ma
     links = [[tag("a", name, href=address), " "] for name, address in pages.items()]
     seen = tag("p", "Stills of each class: ", links) if links else None
     note = (
-        "Asynchrony-induced: it succeeds in synchronous mode, from the same state with the same "
-        "noise. Known of Libra alone."
+        "Asynchrony-induced: it succeeds in synchronous mode, from the same state and seed. Noise "
+        "falls on other chunks there, so that some would succeed by chance. Known of Libra alone, "
+        "for the seeds that both modes have."
     )
     return tag("div", table(("policy", *kinds), rows), tag("p", note, class_="soft"), seen)
 

@@ -6,8 +6,8 @@ end. Between the two, rounds of DAgger: a policy that was trained on all demonst
 drives, and the expert takes over. The policies that are evaluated are trained from scratch on
 everything.
 
-Libra runs in synchronous mode too, from the same states with the same noise: a failure that does
-not happen there was asynchrony's.
+Libra runs in synchronous mode too, from the same states with the same seeds: a failure that does
+not happen there counts as asynchrony-induced, without a second run of each failure.
 """
 
 from collections import Counter
