@@ -165,7 +165,6 @@ def _train_and_evaluate(config: QuickstartConfig) -> dict[str, dict[str, Any]]:
             preset=policy.preset,
             blind=policy.blind,
             steps=config.steps,
-            optimiser="muon",
             seed=config.seed,
             threads=1,
             resume=True,

@@ -70,7 +70,7 @@ class SuitesConfig:
     recovery: float = 0.2
     preset: str = "small"
     steps: int = 20000
-    optimiser: OptimiserKind = "muon"
+    optimiser: OptimiserKind = TrainConfig.optimiser
     batch_size: int = 32
     learning_rate: float = 1e-3
     paraphrase: float = 0.0

@@ -26,7 +26,8 @@ class TrainConfig:
         blind: train without images (a control: what can be done without looking).
         steps: optimiser steps.
         batch_size: samples per step.
-        optimiser: "adamw", or "muon" for the matrices inside the networks and AdamW for the rest.
+        optimiser: "muon" for the matrices inside the networks and AdamW for the rest, or "adamw"
+            for all. From scratch, Muon learns about twice as much in a step.
         learning_rate: peak of the cosine schedule.
         warmup: steps of linear warm-up.
         weight_decay: of the optimiser.
@@ -66,7 +67,7 @@ class TrainConfig:
     blind: bool = False
     steps: int = 2000
     batch_size: int = 32
-    optimiser: OptimiserKind = "adamw"
+    optimiser: OptimiserKind = "muon"
     learning_rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 1e-2
