@@ -176,6 +176,22 @@ def load_another(folder: Path | str, device: str):
     return policy
 
 
+def demonstrate_the_first(attempt: Attempt) -> Demonstration:
+    """The second task works once, and never again."""
+    if attempt.task.index == 0 or attempt.number == 0:
+        return demonstrate(attempt)
+    return Demonstration(False, {}, np.zeros((0, 1)), np.zeros((0, 7)), 0.0)
+
+
+def test_where_a_policy_drives_a_hopeless_task_keeps_what_it_has(tmp_path: Path, capfd):
+    dataset = gather(tmp_path / "set", run=demonstrate_the_first)
+    assert columns(dataset, "task") == [0, 0, 0, 0, 1]
+    assert "failed 10 of 11 attempts" in (told := capfd.readouterr().err)
+    assert "stays at 1 of 4 episodes" in told
+    again = gather(tmp_path / "set", run=demonstrate_the_first, resume=True)
+    assert len(again.episodes) == 5
+
+
 def test_another_policy_makes_another_dataset(tmp_path: Path):
     gather(tmp_path / "set")
     settings = config(tmp_path / "set", policy=Path("run"), resume=True)

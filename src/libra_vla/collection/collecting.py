@@ -56,7 +56,7 @@ def collect(
     Raises:
         LibraError: unknown suite or task, a task the expert has no skill for, a policy of another
             robot, an output folder that exists, a full disk, or a task whose expert fails too
-            often.
+            often. Where a policy drives, such a task is left with fewer episodes instead.
         KeyboardInterrupt: stopped by the user; what was collected stays.
     """
     benchmark = benchmark or benchmark_of(config.suite)
@@ -150,7 +150,8 @@ def _missing(first: Attempt, progress: Progress) -> list[Attempt]:
     attempts = []
     for task in progress.tasks:
         numbers = (n for n in count() if n not in progress.attempts[task.index])
-        missing = max(first.config.episodes - progress.successes(task), 0)
+        hopeless = first.config.policy is not None and _hopeless(task, first.config, progress)
+        missing = 0 if hopeless else max(first.config.episodes - progress.successes(task), 0)
         attempts += [replace(first, task=task, number=n) for n in islice(numbers, missing)]
     return attempts
 
@@ -194,13 +195,24 @@ def _take(
     bar.set_postfix_str(f"{sum(map(progress.failures, progress.tasks))} failed")
     if outcome.error is not None:
         bar.write(f"attempt {attempt.number} at '{task.instruction}': {outcome.error}", sys.stderr)
-    if progress.failures(task) > attempt.config.episodes + PATIENCE:
+    if not success and _hopeless(task, attempt.config, progress):
         why = f" (last error: {outcome.error})" if outcome.error else ""
-        raise LibraError(
+        line = (
             f"the expert failed {progress.failures(task)} of {len(progress.attempts[task.index])} "
-            f"attempts at '{task.instruction}'{why}: lower --noise, --spread or --recovery, or "
-            "leave the task out with --tasks"
+            f"attempts at '{task.instruction}'{why}"
         )
+        if attempt.config.policy is None:
+            raise LibraError(
+                f"{line}: lower --noise, --spread or --recovery, or leave the task out with --tasks"
+            )
+        kept = f"{progress.successes(task)} of {attempt.config.episodes} episodes"
+        bar.write(f"{line}: it stays at {kept}", sys.stderr)
+
+
+def _hopeless(task: Task, config: CollectConfig, progress: Progress) -> bool:
+    """Whether a task's attempts have failed too often. Where a policy drives, that is its doing
+    too, and the other tasks go on without it."""
+    return progress.failures(task) > config.episodes + PATIENCE
 
 
 def _settings(config: CollectConfig) -> dict[str, Any]:
