@@ -62,6 +62,14 @@ def test_a_policy_may_plan_further_than_its_preset(data: Path):
     assert policy.horizon_factor == 5 and policy.config.macro_horizon == 25
 
 
+def test_a_policy_may_see_other_pictures_than_its_preset(data: Path, tmp_path: Path):
+    train(config(data, tmp_path / "run", image_size=32, steps=2))
+    assert load_policy(tmp_path / "run").config.image_size == 32
+    with pytest.raises(LibraError, match="image_size is 40: expected a multiple of 16"):
+        train(config(data, tmp_path / "other", image_size=40))
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic"])
 def test_a_run_leaves_a_policy_and_its_record(data: Path, tmp_path: Path, preset: str):
     out = tmp_path / "run"

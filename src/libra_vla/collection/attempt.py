@@ -10,6 +10,7 @@ import numpy as np
 
 from libra_vla.collection.config import CollectConfig
 from libra_vla.collection.disturbance import Disturbance, draw_disturbance
+from libra_vla.collection.fumble import fumble
 from libra_vla.collection.handover import drive
 from libra_vla.data.writer import Clip, encode
 from libra_vla.evaluation.policies import LoadPolicy, load_policy
@@ -56,7 +57,8 @@ def demonstrate(attempt: Attempt) -> Demonstration:
 
     The expert plans from the state that it finds, whoever brought that about; what came before is
     not recorded. The episode remembers `hand_over`, the control steps that a policy had driven
-    until then (0: none), where there is a policy, and `disturbed_at`, the step at which a
+    until then (0: none), where there is a policy, `fumbled`, those of a grasp or placement that
+    missed before it (0: none), where there are such, and `disturbed_at`, the step at which a
     disturbance began (0: before the expert looked; -1: never), where there are disturbances.
     """
     config, benchmark = attempt.config, attempt.benchmark
@@ -72,8 +74,16 @@ def demonstrate(attempt: Attempt) -> Demonstration:
         extra["hand_over"] = _hand_over(attempt, env, seed, rng)
     else:
         env.reset(seed=seed, spread=config.spread)
+    fumbled = 0
+    if config.fumble:
+        if rng.random() < config.fumble:
+            clumsy = benchmark.make_expert(env, seed=expert_seed)
+            fumbled = fumble(env, clumsy, rng=rng, noise=level, max_steps=config.max_steps)
+            if not fumbled:
+                env.reset(seed=seed, spread=config.spread)
+        extra["fumbled"] = fumbled
     disturbance = None
-    if config.recovery and rng.random() < config.recovery:
+    if not fumbled and config.recovery and rng.random() < config.recovery:
         disturbance = draw_disturbance(rng, benchmark.convention, attempt.task.step_budget)
     env.cameras = benchmark.cameras
     expert = benchmark.make_expert(env, seed=expert_seed)

@@ -203,7 +203,8 @@ def _take(
         )
         if attempt.config.policy is None:
             raise LibraError(
-                f"{line}: lower --noise, --spread or --recovery, or leave the task out with --tasks"
+                f"{line}: lower --noise, --spread, --recovery or --fumble, or leave the task out "
+                "with --tasks"
             )
         kept = f"{progress.successes(task)} of {attempt.config.episodes} episodes"
         bar.write(f"{line}: it stays at {kept}", sys.stderr)

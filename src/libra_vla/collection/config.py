@@ -23,6 +23,8 @@ class CollectConfig:
             learns to correct.
         recovery: probability that an episode is disturbed: before it begins the hand is led astray,
             or in mid-episode the robot is pushed or lets go; labels stay clean.
+        fumble: probability that the expert first misses a grasp or a placement, as small policies
+            do. What it then does about that is recorded, and not disturbed.
         policy: folder that `libra train --out` wrote (DAgger): this policy drives up to a random
             moment, then the expert takes over and finishes. What the expert does is recorded.
         beta: with a policy, the share of episodes that the expert drives from the start.
@@ -45,6 +47,7 @@ class CollectConfig:
     spread: float = 0.0
     noise: float = 0.1
     recovery: float = 0.0
+    fumble: float = 0.0
     policy: Path | None = None
     beta: float = 0.0
     pass_over: int = 0
@@ -61,9 +64,11 @@ class CollectConfig:
             )
         if min(self.spread, self.noise) < 0:
             raise LibraError("spread and noise must not be negative")
-        for name in ("recovery", "beta"):
+        for name in ("recovery", "fumble", "beta"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise LibraError(f"{name} is {getattr(self, name)}: expected a probability, 0 to 1")
+        if self.fumble and self.policy is not None:
+            raise LibraError("with --policy it is the policy that fumbles: leave out --fumble")
         if self.pass_over < 0:
             raise LibraError(f"pass_over is {self.pass_over}: expected at least 0")
         for name in ("beta", "pass_over"):

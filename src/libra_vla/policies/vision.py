@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from libra_vla.errors import LibraError
 from libra_vla.policies.layers import Tokens
 
 
@@ -75,12 +76,17 @@ class SmallVision(nn.Module):
         image_size: side of the square input, a multiple of 16.
         width: token width W.
         asked: size of a vector that modulates the convolutions; 0 for none.
+
+    Raises:
+        LibraError: another image size.
     """
 
     POINTS = 32
 
     def __init__(self, cameras: int, image_size: int, width: int, asked: int = 0) -> None:
         super().__init__()
+        if image_size % 16:
+            raise LibraError(f"image_size is {image_size}: expected a multiple of 16")
         self.cameras, self.width = cameras, width
         if cameras == 0:
             return

@@ -60,7 +60,7 @@ def split(config: TrainConfig, episodes: int) -> tuple[list[int], list[int]]:
 
 def _architecture(config: TrainConfig) -> PolicyConfig:
     """The preset, with what the command line changed of it."""
-    names = ("granularity", "gripper_bins", "horizon_factor", "intents")
+    names = ("granularity", "gripper_bins", "horizon_factor", "image_size", "intents")
     changed = {name: value for name in names if (value := getattr(config, name)) is not None}
     return replace(load_preset(config.preset), **changed)
 

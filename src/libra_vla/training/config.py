@@ -49,6 +49,8 @@ class TrainConfig:
         gripper_bins: N of the gripper dimension; by default the preset's.
         horizon_factor: M, chunks per plan; by default the preset's. A policy may be carried out
             with any smaller one.
+        image_size: side of the square images that the policy receives, in pixels, a multiple of 16;
+            by default the preset's.
         intents: "hard" or "soft"; by default the preset's. See `libra_vla.config.PolicyConfig`.
         normalisation: how raw actions map to [-1, 1].
         validation: share of the episodes held out of training, for the logged validation losses.
@@ -85,6 +87,7 @@ class TrainConfig:
     granularity: int | None = None
     gripper_bins: int | None = None
     horizon_factor: int | None = None
+    image_size: int | None = None
     intents: Intents | None = None
     normalisation: Normalisation = "min_max"
     validation: float = 0.0
