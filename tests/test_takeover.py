@@ -192,6 +192,12 @@ def test_where_a_policy_drives_a_hopeless_task_keeps_what_it_has(tmp_path: Path,
     assert len(again.episodes) == 5
 
 
+def test_where_grasps_miss_a_hopeless_task_keeps_what_it_has(tmp_path: Path, capfd):
+    collect(config(tmp_path / "set", fumble=1.0), run=demonstrate_the_first, benchmark=SOLVABLE)
+    assert "stays at 1 of 4 episodes" in capfd.readouterr().err
+    assert columns(LeRobotDataset.open(tmp_path / "set"), "task") == [0, 0, 0, 0, 1]
+
+
 def test_another_policy_makes_another_dataset(tmp_path: Path):
     gather(tmp_path / "set")
     settings = config(tmp_path / "set", policy=Path("run"), resume=True)

@@ -150,7 +150,7 @@ def _missing(first: Attempt, progress: Progress) -> list[Attempt]:
     attempts = []
     for task in progress.tasks:
         numbers = (n for n in count() if n not in progress.attempts[task.index])
-        hopeless = first.config.policy is not None and _hopeless(task, first.config, progress)
+        hopeless = first.config.begins_in_trouble and _hopeless(task, first.config, progress)
         missing = 0 if hopeless else max(first.config.episodes - progress.successes(task), 0)
         attempts += [replace(first, task=task, number=n) for n in islice(numbers, missing)]
     return attempts
@@ -201,18 +201,17 @@ def _take(
             f"the expert failed {progress.failures(task)} of {len(progress.attempts[task.index])} "
             f"attempts at '{task.instruction}'{why}"
         )
-        if attempt.config.policy is None:
+        if not attempt.config.begins_in_trouble:
             raise LibraError(
-                f"{line}: lower --noise, --spread, --recovery or --fumble, or leave the task out "
-                "with --tasks"
+                f"{line}: lower --noise, --spread or --recovery, or leave the task out with --tasks"
             )
         kept = f"{progress.successes(task)} of {attempt.config.episodes} episodes"
         bar.write(f"{line}: it stays at {kept}", sys.stderr)
 
 
 def _hopeless(task: Task, config: CollectConfig, progress: Progress) -> bool:
-    """Whether a task's attempts have failed too often. Where a policy drives, that is its doing
-    too, and the other tasks go on without it."""
+    """Whether a task's attempts have failed too often. Where a policy drove, or a grasp had missed,
+    that is not the expert's doing alone, and the other tasks go on without it."""
     return progress.failures(task) > config.episodes + PATIENCE
 
 

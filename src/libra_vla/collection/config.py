@@ -74,3 +74,9 @@ class CollectConfig:
         for name in ("beta", "pass_over"):
             if getattr(self, name) and self.policy is None:
                 raise LibraError(f"{name} is about a policy that drives: add --policy")
+
+    @property
+    def begins_in_trouble(self) -> bool:
+        """Whether something may have gone wrong before the expert begins, which it cannot always
+        mend."""
+        return self.policy is not None or self.fumble > 0
