@@ -274,6 +274,29 @@ def test_the_planner_sees_the_past_and_never_another_episode(samples: Samples):
     assert batch.actions_valid[:, 0].all() and not batch.actions_valid.all()
 
 
+def test_focus_is_on_what_leads_to_a_grasp(samples: Samples, data: Path):
+    first = np.unique(samples.first[samples.rows])
+    expected = (first[:, None] + np.arange(7)).ravel()  # the gripper closes at the seventh row
+    np.testing.assert_array_equal(samples.decisive, expected)
+    rng = np.random.default_rng(0)
+    batch = samples.batch(rng, 2000, focus=1.0)
+    open_at = (batch.actions[:, :, 2] < 0).sum(dim=1)  # of the next H = 5 actions
+    assert set(open_at.tolist()) == {0, 1, 2, 3, 4, 5} and (open_at == 0).float().mean() < 0.2
+    usual = (samples.batch(rng, 2000).actions[:, 0, 2] < 0).float().mean()
+    half = (samples.batch(rng, 2000, focus=0.5).actions[:, 0, 2] < 0).float().mean()
+    assert usual == pytest.approx(6 / 12, abs=0.05)
+    assert half == pytest.approx((6 / 12 + 6 / 7) / 2, abs=0.05)
+
+
+def test_focus_needs_a_gripper_that_moves(tmp_path: Path):
+    still = write_dataset(tmp_path / "set", length=1)
+    with pytest.raises(LibraError, match="focus needs a gripper that opens or closes"):
+        train(config(still, tmp_path / "run", focus=0.5))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(LibraError, match=r"focus is 1\.5: expected a probability"):
+        config(still, tmp_path / "run", focus=1.5)
+
+
 def test_augmentation_shifts_and_keeps_its_range():
     frames = np.zeros((8, 1, 32, 32, 3), dtype=np.uint8)
     frames[:, :, 16, 16] = 255

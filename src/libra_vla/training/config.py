@@ -38,6 +38,8 @@ class TrainConfig:
         jitter: random brightness and contrast, largest relative change.
         paraphrase: probability with which a sample's instruction is put into other words; see
             `libra_vla.paraphrases`.
+        focus: share of the samples that are drawn from the 0.8 s before the gripper opens or
+            closes, where a centimetre counts; the others are drawn from everywhere.
         curriculum: intents the refiner is trained on: "dynamic" (true ones until the planner's
             accuracy reaches `curriculum_accuracy`, then the planner's), "teacher_forcing" (true
             ones throughout), "none" (the planner's throughout).
@@ -79,6 +81,7 @@ class TrainConfig:
     shift: float = 0.02
     jitter: float = 0.15
     paraphrase: float = 0.0
+    focus: float = 0.0
     curriculum: Curriculum = "dynamic"
     curriculum_accuracy: float = 0.8
     curriculum_latest: float = 0.6
@@ -98,8 +101,9 @@ class TrainConfig:
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.paraphrase <= 1.0:
-            raise LibraError(f"paraphrase is {self.paraphrase}: expected a probability, 0 to 1")
+        for name in ("paraphrase", "focus"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise LibraError(f"{name} is {getattr(self, name)}: expected a probability, 0 to 1")
         if self.optimiser not in get_args(OptimiserKind):
             raise unknown("optimiser", self.optimiser, get_args(OptimiserKind))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,9 +11,13 @@ from libra_vla.action_space import ActionSpace
 from libra_vla.config import PolicyConfig
 from libra_vla.data.frames import FrameStore
 from libra_vla.data.lerobot import LeRobotDataset
+from libra_vla.errors import LibraError
 from libra_vla.paraphrases import HELD_OUT, paraphrases
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.policy import LibraPolicy, StateStatistics
+
+FOCUS_SECONDS = 0.8
+"""How long before the gripper opens or closes a sample is one to focus on."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Samples:
         state_statistics: StateStatistics,
         cameras: Sequence[str],
     ) -> None:
-        self.config = config
+        self.config, self.action_space = config, action_space
         # A policy without images is trained without decoding any.
         self.frames = (
             FrameStore.open(dataset, config.image_size, cameras).frames if cameras else None
@@ -115,13 +120,39 @@ class Samples:
             policy.observation_spec.cameras,
         )
 
+    @cached_property
+    def decisive(self) -> np.ndarray:
+        """The rows shortly before the gripper opens or closes.
+
+        Raises:
+            LibraError: it never does.
+        """
+        convention = self.action_space.convention
+        rows, steps = np.array([], dtype=np.int64), round(FOCUS_SECONDS * convention.rate_hz)
+        if convention.gripper is not None:
+            fingers = self.coarse[:, convention.gripper]
+            changes = self.rows[1:][np.diff(fingers[self.rows]) != 0]
+            changes = changes[changes > self.first[changes]]
+            rows = np.maximum(changes[:, None] - np.arange(steps + 1), self.first[changes, None])
+        if not rows.size:
+            raise LibraError("focus needs a gripper that opens or closes: leave out --focus")
+        return np.unique(rows)
+
     def batch(
-        self, rng: np.random.Generator, size: int, augmentation: Augmentation | None = None
+        self,
+        rng: np.random.Generator,
+        size: int,
+        augmentation: Augmentation | None = None,
+        *,
+        focus: float = 0.0,
     ) -> Batch:
-        """Draws `size` samples, with replacement."""
+        """Draws `size` samples, with replacement; a share `focus` of them among the `decisive`."""
         config = self.config
         augmentation = augmentation or Augmentation()
         current = rng.choice(self.rows, size=size)
+        if focus > 0.0:
+            chosen = rng.random(size) < focus
+            current = np.where(chosen, rng.choice(self.decisive, size=size), current)
         offset = rng.integers(0, (config.horizon_factor - 1) * config.chunk + 1, size=size)
         offset = np.minimum(offset, current - self.first[current])
         planned = current - offset

@@ -79,6 +79,9 @@ class Run:
         dataset = LeRobotDataset.open(config.data)
         torch.manual_seed(config.seed)
         policy, training, held_out = build_policy(config, dataset)
+        samples = Samples.of(policy, dataset, training)
+        if config.focus:
+            _ = samples.decisive  # there must be such, before anything is written
         latest = round(config.curriculum_latest * config.steps)
         curriculum = CurriculumState(config.curriculum, config.curriculum_accuracy, latest)
         ema, optimiser = EMA(policy.model, config.ema), Optimiser(policy.model, config)
@@ -90,7 +93,7 @@ class Run:
             state.load(out / "state", identity)
         keep_metrics(out / "metrics.jsonl", state.step)
         held = Samples.of(policy, dataset, held_out) if held_out else None
-        return cls(config, policy, Samples.of(policy, dataset, training), held, state, identity, {})
+        return cls(config, policy, samples, held, state, identity, {})
 
     def loop(self, stopped: threading.Event, position: int = 0, quiet: bool = False) -> None:
         """Takes the remaining steps, logging and saving on the way."""
@@ -121,9 +124,8 @@ class Run:
         config, state = self.config, self.state
         rng = np.random.default_rng((config.seed, state.step))
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        batch = self.samples.batch(
-            rng, config.batch_size, Augmentation(config.shift, config.jitter, config.paraphrase)
-        )
+        augmentation = Augmentation(config.shift, config.jitter, config.paraphrase)
+        batch = self.samples.batch(rng, config.batch_size, augmentation, focus=config.focus)
         predicted = state.curriculum.predicted_intents(state.step)
         rate = learning_rate(config, state.step)
         weights = (config.planner_weight, config.refiner_weight)
