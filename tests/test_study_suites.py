@@ -59,6 +59,9 @@ def test_both_policies_learn_from_the_same_data_for_as_many_steps(tmp_path: Path
     assert (libra.data, libra.steps) == (base.data, base.steps) and libra.steps == 7
     assert base.preset == f"{libra.preset}-monolithic"
     assert libra.init is None and base.init is None
+    assert libra.image_size is None and base.image_size is None
+    small = trainings(replace(config, image_size=64), config.rounds)
+    assert {training.image_size for training in small} == {64}
 
 
 def test_no_two_collections_share_seeds_or_folders(tmp_path: Path):

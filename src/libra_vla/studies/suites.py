@@ -49,6 +49,7 @@ class SuitesConfig:
             for a policy to have to look. See `libra collect --spread`.
         recovery: of the demonstrations; see `libra collect`.
         preset: of Libra; Libra-Base is its `-monolithic` twin.
+        image_size: of both; by default the preset's. See `libra train`.
         steps: optimiser steps of the policies that are evaluated.
         optimiser, batch_size, learning_rate, paraphrase: of every training; see `libra train`.
         rounds: of DAgger.
@@ -69,6 +70,7 @@ class SuitesConfig:
     spreads: tuple[float, ...] = (0.01, 0.04)
     recovery: float = 0.2
     preset: str = "small"
+    image_size: int | None = None
     steps: int = 20000
     optimiser: OptimiserKind = TrainConfig.optimiser
     batch_size: int = 32
@@ -118,7 +120,8 @@ def study_suites(config: SuitesConfig) -> dict[str, Any]:
         KeyboardInterrupt: stopped; the same command goes on.
     """
     free = ("out", "workers", "trials", "noise_seeds")
-    claim(config.out, {k: v for k, v in asdict(config).items() if k not in free})
+    decisive = {k: v for k, v in asdict(config).items() if k not in free and v is not None}
+    claim(config.out, decisive)
     if not (clock_file := config.out / CLOCK).exists():
         write_json(clock_file, {"seconds": {}})
     clock = StageClock(clock_file)
@@ -235,6 +238,7 @@ def trainings(config: SuitesConfig, number: int) -> Iterator[TrainConfig]:
                 data=_dataset(config, number),
                 out=policy_folder(config, name, number),
                 preset=preset,
+                image_size=config.image_size,
                 steps=config.steps if last else config.driver_steps,
                 optimiser=config.optimiser,
                 learning_rate=config.learning_rate,
