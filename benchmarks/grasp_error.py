@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from libra_vla.action_space import ActionConvention
 from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.errors import LibraError
 from libra_vla.policies.libra import LibraModel
@@ -28,35 +27,35 @@ BEFORE = (3, 15)
 DRAWS = 4
 
 
-def before_grasps(dataset: LeRobotDataset, convention: ActionConvention) -> np.ndarray:
-    """Rows of a dataset that are followed by a closing gripper."""
-    assert convention.gripper_closed is not None and convention.gripper_open is not None
-    fingers = dataset.actions[:, convention.gripper]
-    closed = abs(fingers - convention.gripper_closed) < abs(fingers - convention.gripper_open)
-    rows: list[int] = []
-    for episode in dataset.episodes:
-        end = episode.start + episode.length
-        for row in range(episode.start + 1, end):
-            if closed[row] and not closed[row - 1]:
-                rows += range(max(episode.start, row - BEFORE[1]), max(episode.start, row - 2))
-    return np.unique(rows)
+def before_grasps(samples: Samples, dataset: LeRobotDataset) -> np.ndarray:
+    """The rows `BEFORE` the gripper closes, int64 [K]."""
+    convention = samples.action_space.convention
+    gripper, opened, closed = (
+        convention.gripper, convention.gripper_open, convention.gripper_closed,
+    )  # fmt: skip
+    if gripper is None or opened is None or closed is None:
+        raise LibraError("expected a robot with a gripper, and what opens and closes it")
+    changes = samples.gripper_changes
+    fingers = dataset.actions[changes, gripper]
+    closes = changes[abs(fingers - closed) < abs(fingers - opened)]
+    rows = closes[:, None] - np.arange(BEFORE[0], BEFORE[1] + 1)
+    return np.unique(rows[rows >= samples.first[closes, None]])
 
 
 @torch.no_grad()
 def errors(policy: LibraPolicy, dataset: LeRobotDataset) -> dict[str, np.ndarray]:
     """Horizontal error of the first action, mm, by whose intents the refiner was given."""
     convention, model = policy.action_space.convention, policy.model
-    if convention.gripper is None or not isinstance(model, LibraModel):
-        raise LibraError("expected a policy with a planner, for a robot with a gripper")
+    if not isinstance(model, LibraModel):
+        raise LibraError("expected a policy with a planner")
     samples = Samples.of(policy, dataset, range(len(dataset.episodes)))
-    rows = before_grasps(dataset, convention)
+    rows = before_grasps(samples, dataset)
     rng, chunk = np.random.default_rng(0), policy.chunk
     found: dict[str, list[np.ndarray]] = {"own": [], "true": []}
     for part in np.array_split(rows, max(1, len(rows) // 64)):
-        seen = samples._moment(part, tuple(samples.instruction[part]), Augmentation(), rng)
+        seen = samples.moment(part, tuple(samples.instruction[part]), Augmentation(), rng)
         probabilities = model.plan(seen)[:, :chunk]
-        true = np.stack([samples.coarse[np.minimum(part + k, samples.last[part])]
-                         for k in range(chunk)], axis=1)  # fmt: skip
+        true, _ = samples.ahead(samples.coarse, part, chunk)
         for whose, bins in ("own", probabilities.argmax(-1)), ("true", torch.from_numpy(true)):
             intents = F.one_hot(bins, probabilities.shape[-1]).to(probabilities.dtype)
             chunks = []

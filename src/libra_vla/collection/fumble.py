@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from libra_vla.errors import LibraError
 from libra_vla.simulation.benchmark import Environment, Expert
 
 FIRST = 2 / 3
@@ -30,9 +31,13 @@ def fumble(
 
     Returns:
         Control steps that were taken; 0 where such a moment never came.
+
+    Raises:
+        LibraError: there is no gripper.
     """
     convention = env.convention
-    assert convention.gripper is not None
+    if convention.gripper is None:
+        raise LibraError("this robot has no gripper to fumble with: leave out --fumble")
     moving = np.arange(convention.size) != convention.gripper
     to_come = 1 if rng.random() < FIRST else 2
     done: list[np.ndarray] = []

@@ -120,6 +120,7 @@ def study_suites(config: SuitesConfig) -> dict[str, Any]:
         KeyboardInterrupt: stopped; the same command goes on.
     """
     free = ("out", "workers", "trials", "noise_seeds")
+    # A setting that older studies did not have is left out as long as it is not set.
     decisive = {k: v for k, v in asdict(config).items() if k not in free and v is not None}
     claim(config.out, decisive)
     if not (clock_file := config.out / CLOCK).exists():

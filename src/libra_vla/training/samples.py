@@ -120,23 +120,29 @@ class Samples:
             policy.observation_spec.cameras,
         )
 
+    @property
+    def gripper_changes(self) -> np.ndarray:
+        """The rows, int64 [K], whose action is the first of an opened or a closed gripper."""
+        gripper = self.action_space.convention.gripper
+        if gripper is None:
+            return self.rows[:0]
+        changes = self.rows[1:][np.diff(self.coarse[self.rows, gripper]) != 0]
+        return changes[changes > self.first[changes]]
+
     @cached_property
     def decisive(self) -> np.ndarray:
-        """The rows shortly before the gripper opens or closes.
+        """The rows, int64 [K], up to `FOCUS_SECONDS` before the gripper opens or closes.
 
         Raises:
             LibraError: it never does.
         """
-        convention = self.action_space.convention
-        rows, steps = np.array([], dtype=np.int64), round(FOCUS_SECONDS * convention.rate_hz)
-        if convention.gripper is not None:
-            fingers = self.coarse[:, convention.gripper]
-            changes = self.rows[1:][np.diff(fingers[self.rows]) != 0]
-            changes = changes[changes > self.first[changes]]
-            rows = np.maximum(changes[:, None] - np.arange(steps + 1), self.first[changes, None])
-        if not rows.size:
+        steps = round(FOCUS_SECONDS * self.action_space.convention.rate_hz)
+        changes = self.gripper_changes
+        if not len(changes):
             raise LibraError("focus needs a gripper that opens or closes: leave out --focus")
-        return np.unique(rows)
+        return np.unique(
+            np.maximum(changes[:, None] - np.arange(steps + 1), self.first[changes, None])
+        )
 
     def batch(
         self,
@@ -156,12 +162,12 @@ class Samples:
         offset = rng.integers(0, (config.horizon_factor - 1) * config.chunk + 1, size=size)
         offset = np.minimum(offset, current - self.first[current])
         planned = current - offset
-        coarse, coarse_valid = self._ahead(self.coarse, planned, config.macro_horizon)
-        actions, actions_valid = self._ahead(self.actions, current, config.chunk)
+        coarse, coarse_valid = self.ahead(self.coarse, planned, config.macro_horizon)
+        actions, actions_valid = self.ahead(self.actions, current, config.chunk)
         words = augmentation.words(self.instruction[current].tolist(), rng)
         return Batch(
-            planned=self._moment(planned, words, augmentation, rng),
-            current=self._moment(current, words, augmentation, rng),
+            planned=self.moment(planned, words, augmentation, rng),
+            current=self.moment(current, words, augmentation, rng),
             offset=torch.from_numpy(offset),
             coarse=torch.from_numpy(coarse),
             coarse_valid=torch.from_numpy(coarse_valid),
@@ -169,21 +175,30 @@ class Samples:
             actions_valid=torch.from_numpy(actions_valid),
         )
 
-    def _ahead(
+    def ahead(
         self, table: np.ndarray, start: np.ndarray, steps: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows start .. start + steps - 1 of a table; invalid beyond the episode's last row."""
+        """Rows start .. start + steps - 1 of a table, and which of them the episode still has.
+
+        Args:
+            table: one line per row of the dataset, [T, D].
+            start: rows, [B].
+
+        Returns:
+            [B, steps, D], and bool [B, steps]; beyond the episode its last line is repeated.
+        """
         wanted = start[:, None] + np.arange(steps)
         last = self.last[start][:, None]
         return table[np.minimum(wanted, last)], wanted <= last
 
-    def _moment(
+    def moment(
         self,
         rows: np.ndarray,
         words: tuple[str, ...],
         augmentation: Augmentation,
         rng: np.random.Generator,
     ) -> Moment:
+        """What is seen at `rows` [B], told in `words` (B texts); `rng` is the augmentation's."""
         if self.frames is None:
             size = self.config.image_size
             images = np.zeros((len(rows), 0, 3, size, size), dtype=np.float32)
