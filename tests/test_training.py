@@ -22,6 +22,7 @@ from libra_vla.policies import load_policy
 from libra_vla.training import TrainConfig, train
 from libra_vla.training.building import build_policy
 from libra_vla.training.curriculum import CurriculumState
+from libra_vla.training.muon import BatchedMuon, orthogonalised
 from libra_vla.training.optimiser import Optimiser
 from libra_vla.training.samples import Augmentation, Samples
 from libra_vla.training.trainer import learning_rate
@@ -107,15 +108,31 @@ def test_a_policy_to_start_from_has_to_fit(data: Path, tmp_path: Path):
         train(config(data, tmp_path / "run", init=tmp_path / "other"))
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
-def test_training_learns(data: Path, tmp_path: Path, optimiser: str):
+@pytest.mark.parametrize(
+    ("optimiser", "precision"), [("adamw", "fp32"), ("muon", "fp32"), ("muon", "bf16")]
+)
+def test_training_learns(data: Path, tmp_path: Path, optimiser: str, precision: str):
     out = tmp_path / "run"
     changes = dict(steps=120, batch_size=16, save_every=120, shift=0.0, jitter=0.0)
-    changes |= {"learning_rate": 2e-3, "optimiser": optimiser}
+    changes |= {"learning_rate": 2e-3, "optimiser": optimiser, "precision": precision}
     train(config(data, out, curriculum="teacher_forcing", **changes))
     for loss in ("planner_loss", "refiner_loss"):
         curve = [entry[loss] for entry in metrics(out)]
         assert np.mean(curve[-20:]) < 0.85 * np.mean(curve[:20]), loss
+
+
+@pytest.mark.parametrize(
+    "preset", ["tiny", "tiny-autoregressive", "tiny-parallel", "tiny-monolithic"]
+)
+def test_half_precision_computes_the_same_to_its_rounding(data: Path, tmp_path: Path, preset: str):
+    for precision in ("fp32", "bf16"):
+        train(config(data, tmp_path / precision, preset=preset, precision=precision, steps=3))
+    assert all(value.dtype == torch.float32 for value in weights(tmp_path / "bf16").values())
+    for name, value in metrics(tmp_path / "fp32")[0].items():
+        assert metrics(tmp_path / "bf16")[0][name] == pytest.approx(value, rel=0.05), name
+    assert metrics(tmp_path / "fp32") != metrics(tmp_path / "bf16")
+    with pytest.raises(LibraError, match="unknown precision 'bf61': did you mean 'bf16'"):
+        config(data, tmp_path / "other", precision="bf61")
 
 
 def test_the_same_seed_gives_the_same_run(data: Path, tmp_path: Path):
@@ -186,6 +203,36 @@ def test_muon_moves_the_hidden_weights_and_adamw_the_rest(data: Path):
         assert weight.grad is None and not torch.equal(weight, before[name]), name
     with pytest.raises(LibraError, match="unknown optimiser 'moun': did you mean 'muon'"):
         config(data, Path("unused"), optimiser="moun")
+
+
+def test_muon_in_batches_is_torchs_muon():
+    torch.manual_seed(0)
+    shapes = [(64, 64)] * 3 + [(128, 64)] * 2 + [(64, 576), (64, 128)]
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [torch.nn.Parameter(weight.detach().clone()) for weight in ours]
+    before = [weight.detach().clone() for weight in ours]
+    settings: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1}
+    optimisers = (
+        BatchedMuon(ours, **settings),
+        torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(5):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+    for a, b, start in zip(ours, theirs, before, strict=True):
+        assert (a - b).norm() < 0.02 * (b - start).norm()
+    a, b = (optimiser.state_dict()["state"] for optimiser in optimisers)
+    assert all(torch.allclose(a[k]["momentum_buffer"], b[k]["momentum_buffer"]) for k in b)
+
+
+def test_orthogonalised_matrices_have_singular_values_around_one():
+    torch.manual_seed(0)
+    for shape in ((3, 64, 64), (2, 128, 64), (1, 64, 576)):
+        singular = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
+        assert (singular > 0.3).float().mean() > 0.95 and singular.max() < 1.4, shape
 
 
 def test_resuming_with_other_settings_is_refused(data: Path, tmp_path: Path):

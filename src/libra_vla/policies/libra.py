@@ -56,7 +56,7 @@ class LibraModel(nn.Module):
     def loss(self, batch: Batch, objective: Objective) -> tuple[Tensor, dict[str, Tensor]]:
         """Joint loss: weights[0] x cross-entropy of the planner + weights[1] x denoising MSE."""
         seen = batch.planned
-        logits = self.planner(seen.images, seen.state, seen.instructions)
+        logits = self.planner(seen.images, seen.state, seen.instructions).float()
         cross_entropy = F.cross_entropy(
             logits.movedim(-1, 1), batch.coarse, reduction="none"
         )  # [B, L, D]

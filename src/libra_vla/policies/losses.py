@@ -41,4 +41,4 @@ def denoising_loss(
     actions = batch.actions.repeat_interleave(objective.draws, dim=0)
     valid = batch.actions_valid.repeat_interleave(objective.draws, dim=0)
     noisy, level, target = denoiser.corrupt(actions, objective.generator)
-    return masked_mean((predict(noisy, level) - target) ** 2, valid)
+    return masked_mean((predict(noisy, level).float() - target) ** 2, valid)

@@ -29,7 +29,7 @@ from libra_vla.reports.inputs import Curves
 from libra_vla.reports.suites import write_report
 from libra_vla.stages import StageClock, train_and_evaluate
 from libra_vla.studies.machine import REPORT, STUDY, claim
-from libra_vla.training.config import OptimiserKind, TrainConfig
+from libra_vla.training.config import OptimiserKind, Precision, TrainConfig
 from libra_vla.versions import versions
 
 PAPER = {"libero_spatial": 0.986, "libero_object": 0.994, "libero_goal": 0.980, "libero_10": 0.928}
@@ -51,7 +51,8 @@ class SuitesConfig:
         preset: of Libra; Libra-Base is its `-monolithic` twin.
         image_size: of both; by default the preset's. See `libra train`.
         steps: optimiser steps of the policies that are evaluated.
-        optimiser, batch_size, learning_rate, paraphrase: of every training; see `libra train`.
+        optimiser, batch_size, learning_rate, paraphrase, precision: of every training; see
+            `libra train`.
         rounds: of DAgger.
         round_demonstrations: per task and round, at the first of `spreads`.
         pass_over: in a round; see `libra collect`.
@@ -76,6 +77,7 @@ class SuitesConfig:
     batch_size: int = 32
     learning_rate: float = 1e-3
     paraphrase: float = 0.0
+    precision: Precision | None = None
     rounds: int = 2
     round_demonstrations: int = 8
     pass_over: int = 3
@@ -245,6 +247,7 @@ def trainings(config: SuitesConfig, number: int) -> Iterator[TrainConfig]:
                 learning_rate=config.learning_rate,
                 batch_size=config.batch_size,
                 paraphrase=config.paraphrase,
+                precision=config.precision or TrainConfig.precision,
                 curriculum="none",
                 shift=0.02,
                 ema=0.998,

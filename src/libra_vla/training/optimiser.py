@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from libra_vla.training.config import TrainConfig
+from libra_vla.training.muon import BatchedMuon
 
 NARROW = 48
 """A matrix with a shorter side than this reads or writes numbers: pixels, states, actions, bins."""
@@ -24,19 +25,14 @@ class Optimiser:
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
         hidden = hidden_weights(model) if config.optimiser == "muon" else []
-        # torch's Muon takes matrices alone: each is a view, so a step moves the weight itself.
+        # Muon takes matrices alone: each is a view, so a step moves the weight itself.
         self.matrices = [(weight, nn.Parameter(weight.data.flatten(1))) for weight in hidden]
         known = {id(p) for p in hidden}
         others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
         rate, decay = config.learning_rate, config.weight_decay
         self.adamw = torch.optim.AdamW(others, lr=rate, weight_decay=decay, fused=True)
-        self.muon = (
-            torch.optim.Muon(
-                [matrix for _, matrix in self.matrices],
-                lr=rate,
-                weight_decay=decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
+        self.muon: torch.optim.Muon | None = (
+            BatchedMuon([matrix for _, matrix in self.matrices], lr=rate, weight_decay=decay)
             if self.matrices
             else None
         )

@@ -24,6 +24,7 @@ from libra_vla.training.building import build_policy
 from libra_vla.training.config import TrainConfig
 from libra_vla.training.curriculum import CurriculumState
 from libra_vla.training.optimiser import Optimiser
+from libra_vla.training.precision import computing_in
 from libra_vla.training.samples import Augmentation, Samples
 from libra_vla.training.state import EMA, RECORD, TrainingState
 
@@ -130,7 +131,8 @@ class Run:
         rate = learning_rate(config, state.step)
         weights = (config.planner_weight, config.refiner_weight)
         objective = Objective(predicted, weights, config.draws, noise)
-        loss, log = self.policy.model.loss(batch, objective)
+        with computing_in(config.precision, self.policy.device):
+            loss, log = self.policy.model.loss(batch, objective)
         if not torch.isfinite(loss):
             raise LibraError(
                 f"the loss is {loss.item()} at step {state.step}: lower --learning-rate, or check "
@@ -175,7 +177,8 @@ class Run:
     def _losses(self, batch: Batch, noise: int, *, predicted_intents: bool) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(noise)
         objective = Objective(predicted_intents, draws=self.config.draws, generator=generator)
-        return self.policy.model.loss(batch, objective)[1]
+        with computing_in(self.config.precision, self.policy.device):
+            return self.policy.model.loss(batch, objective)[1]
 
     def save(self) -> None:
         """Writes the resumable state first, then the checkpoint with the averaged weights."""

@@ -92,7 +92,9 @@ class AutoregressivePolicy(Monolith):
         shape = batch.actions.shape
         losses = [
             masked_mean(
-                F.cross_entropy(logits.movedim(-1, 1), said, reduction="none").reshape(shape),
+                F.cross_entropy(logits.float().movedim(-1, 1), said, reduction="none").reshape(
+                    shape
+                ),
                 batch.actions_valid,
             )
             for logits, said in zip(self.logits(batch.current, words), words, strict=True)

@@ -38,6 +38,6 @@ class ParallelPolicy(Monolith):
         return self.actions(seen)
 
     def loss(self, batch: Batch, objective: Objective) -> tuple[Tensor, dict[str, Tensor]]:
-        error = (self.actions(batch.current) - batch.actions).abs()
+        error = (self.actions(batch.current).float() - batch.actions).abs()
         loss = masked_mean(error, batch.actions_valid)
         return loss, {"refiner_loss": loss.detach()}
