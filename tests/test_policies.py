@@ -17,7 +17,7 @@ from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies import LibraPolicy, checkpoints, load_policy
 from libra_vla.policies.backbones import WordEmbedding, make_backbone
 from libra_vla.policies.batch import Batch, Moment
-from libra_vla.policies.losses import Objective
+from libra_vla.policies.losses import Objective, displaced
 from libra_vla.policies.models import make_model
 from libra_vla.policies.policy import StateStatistics
 from libra_vla.policies.vision import SmallVision
@@ -193,6 +193,20 @@ def test_a_soft_intent_tells_how_sure_the_planner_is():
     assert np.array_equal(seen[-2][0].numpy(), plan.distribution[:5]), "so does the executor"
     policy.reset(0)
     assert soft.shape == policy.refine(observe(), plan.coarse[:5]).shape
+
+
+def test_displaced_intents_are_off_by_the_share_they_are_told():
+    coarse = torch.full((4000, 10, 3), 50)
+    coarse[..., 2] = 1
+    bins, generator = (101, 101, 2), torch.Generator().manual_seed(0)
+    assert torch.equal(displaced(coarse, bins, Objective()), coarse)
+    off = displaced(coarse, bins, Objective(intent_noise=0.05, generator=generator)) - coarse
+    assert (off == off[:, :1]).all(), "one displacement for all steps of a sample"
+    assert off[:, 0, :2].float().std().item() == pytest.approx(0.05 * 101, rel=0.05)
+    assert abs(off[:, 0, :2].float().mean().item()) < 0.3
+    assert not torch.equal(off[:, 0, 0], off[:, 0, 1]), "and one for each dimension"
+    edge = displaced(coarse, bins, Objective(intent_noise=5.0, generator=generator))
+    assert edge.min() == 0 and edge[..., :2].max() == 100 and edge[..., 2].max() == 1
 
 
 def test_intents_of_a_late_refinement_are_those_of_their_own_steps():

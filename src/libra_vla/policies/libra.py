@@ -8,7 +8,7 @@ from libra_vla.config import PolicyConfig
 from libra_vla.policies.backbones import BorrowedVision, make_backbone, make_encoder
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.denoising import Join, joined, make_denoiser
-from libra_vla.policies.losses import Objective, denoising_loss, masked_mean
+from libra_vla.policies.losses import Objective, denoising_loss, displaced, masked_mean
 from libra_vla.policies.planner import SemanticPlanner
 from libra_vla.policies.refiner import ActionRefiner
 
@@ -66,6 +66,7 @@ class LibraModel(nn.Module):
             told = logits.detach().softmax(dim=-1)
         else:
             chosen = logits.argmax(dim=-1) if objective.predicted_intents else batch.coarse
+            chosen = displaced(chosen, self.bins, objective)
             told = F.one_hot(chosen, logits.shape[-1]).to(logits.dtype)
         steps = batch.offset[:, None] + torch.arange(self.config.chunk, device=logits.device)
         rows = torch.arange(len(steps), device=logits.device)[:, None]

@@ -1,5 +1,6 @@
 """What is minimised, over the steps that an episode has."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +19,14 @@ class Objective:
             coarse actions (the curriculum's second phase); no gradient passes.
         weights: of the planner's and the refiner's loss.
         draws: noise draws per encoded image: the encoders dominate the cost, so they are free.
+        intent_noise: see `displaced`.
         generator: of the noise.
     """
 
     predicted_intents: bool = False
     weights: tuple[float, float] = (1.0, 1.0)
     draws: int = 1
+    intent_noise: float = 0.0
     generator: torch.Generator | None = None
 
 
@@ -32,6 +35,20 @@ def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     weight = valid.to(values.dtype).reshape(*valid.shape, *[1] * (values.dim() - 2))
     per_step = values[0, 0].numel()
     return (values * weight).sum() / (weight.sum() * per_step).clamp(min=1.0)
+
+
+def displaced(coarse: Tensor, bins: Sequence[int], objective: Objective) -> Tensor:
+    """Coarse actions [B, L, D] that are wrong as a planner's are on what it never saw.
+
+    Each dimension of a sample is off by one number throughout, drawn from a normal distribution
+    whose standard deviation is `intent_noise`, as a share of the action's range.
+    """
+    if objective.intent_noise == 0.0:
+        return coarse
+    counts = torch.tensor(bins, device=coarse.device)
+    off = torch.randn((len(coarse), 1, len(bins)), generator=objective.generator)
+    off = (objective.intent_noise * off.to(coarse.device) * counts).round().long()
+    return torch.minimum((coarse + off).clamp(min=0), counts - 1)
 
 
 def denoising_loss(

@@ -51,8 +51,8 @@ class SuitesConfig:
         preset: of Libra; Libra-Base is its `-monolithic` twin.
         image_size: of both; by default the preset's. See `libra train`.
         steps: optimiser steps of the policies that are evaluated.
-        optimiser, batch_size, learning_rate, paraphrase, precision: of every training; see
-            `libra train`.
+        optimiser, batch_size, learning_rate, paraphrase, precision, intent_noise: of every
+            training; see `libra train`.
         rounds: of DAgger.
         round_demonstrations: per task and round, at the first of `spreads`.
         pass_over: in a round; see `libra collect`.
@@ -78,6 +78,7 @@ class SuitesConfig:
     learning_rate: float = 1e-3
     paraphrase: float = 0.0
     precision: Precision | None = None
+    intent_noise: float | None = None
     rounds: int = 2
     round_demonstrations: int = 8
     pass_over: int = 3
@@ -248,6 +249,7 @@ def trainings(config: SuitesConfig, number: int) -> Iterator[TrainConfig]:
                 batch_size=config.batch_size,
                 paraphrase=config.paraphrase,
                 precision=config.precision or TrainConfig.precision,
+                intent_noise=config.intent_noise or TrainConfig.intent_noise,
                 curriculum="none",
                 shift=0.02,
                 ema=0.998,

@@ -47,6 +47,8 @@ class TrainConfig:
         curriculum_accuracy: running bin accuracy on training batches that switches.
         curriculum_latest: share of the steps after which it switches in any case, so that the
             refiner always meets the planner's mistakes before it is deployed.
+        intent_noise: how far the intents the refiner is trained on are off, as a share of the range
+            of an action; see `libra_vla.policies.losses.displaced`.
         planner_weight, refiner_weight: of the joint loss (open in the paper).
         granularity: N; by default the preset's.
         gripper_bins: N of the gripper dimension; by default the preset's.
@@ -88,6 +90,7 @@ class TrainConfig:
     curriculum: Curriculum = "dynamic"
     curriculum_accuracy: float = 0.8
     curriculum_latest: float = 0.6
+    intent_noise: float = 0.0
     planner_weight: float = 1.0
     refiner_weight: float = 1.0
     granularity: int | None = None
@@ -108,6 +111,8 @@ class TrainConfig:
         for name in ("paraphrase", "focus"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise LibraError(f"{name} is {getattr(self, name)}: expected a probability, 0 to 1")
+        if self.intent_noise < 0.0:
+            raise LibraError(f"intent_noise is {self.intent_noise}: expected 0 or more")
         if self.optimiser not in get_args(OptimiserKind):
             raise unknown("optimiser", self.optimiser, get_args(OptimiserKind))
         if self.precision not in get_args(Precision):

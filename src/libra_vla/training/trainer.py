@@ -130,7 +130,7 @@ class Run:
         predicted = state.curriculum.predicted_intents(state.step)
         rate = learning_rate(config, state.step)
         weights = (config.planner_weight, config.refiner_weight)
-        objective = Objective(predicted, weights, config.draws, noise)
+        objective = Objective(predicted, weights, config.draws, config.intent_noise, noise)
         with computing_in(config.precision, self.policy.device):
             loss, log = self.policy.model.loss(batch, objective)
         if not torch.isfinite(loss):
