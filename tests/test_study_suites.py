@@ -51,7 +51,7 @@ def results_of(config, successes: int) -> dict:
 
 
 def test_both_policies_learn_from_the_same_data_for_as_many_steps(tmp_path: Path):
-    config = SuitesConfig(tmp_path, steps=7, driver_steps=3)
+    config = SuitesConfig(tmp_path, steps=7, rounds=2, driver_steps=3)
     for number in range(config.rounds):
         (driver,) = trainings(config, number)
         assert driver.steps == 3 and driver.out.name == f"Libra-{number}"
@@ -65,7 +65,7 @@ def test_both_policies_learn_from_the_same_data_for_as_many_steps(tmp_path: Path
 
 
 def test_no_two_collections_share_seeds_or_folders(tmp_path: Path):
-    config = SuitesConfig(tmp_path)
+    config = SuitesConfig(tmp_path, rounds=2)
     asked = [list(collections(config, number)) for number in range(config.rounds + 1)]
     assert [len(parts) for parts in asked] == [8, 4, 4]
     every = [part for parts in asked for part in parts]
@@ -77,7 +77,7 @@ def test_no_two_collections_share_seeds_or_folders(tmp_path: Path):
 
 
 def test_evaluations_follow_the_official_protocol(tmp_path: Path):
-    config = SuitesConfig(tmp_path)
+    config = SuitesConfig(tmp_path, rounds=2)
     found = list(arms(config))
     assert len({e.out for _, e in found}) == len(found) == 4 * (3 + 1 + 1)
     for arm, evaluation in found:
@@ -167,7 +167,7 @@ def test_a_failure_that_synchronous_mode_does_not_know_is_asynchronys(tmp_path: 
 
 def test_one_process_at_a_time(tmp_path: Path):
     with sole_writer(tmp_path), pytest.raises(LibraError, match="another process is writing"):
-        study_suites(SuitesConfig(tmp_path))
+        study_suites(SuitesConfig(tmp_path, rounds=2))
 
 
 def test_bad_requests():

@@ -41,6 +41,8 @@ CLOCK, METRICS = "stages.json", "metrics.jsonl"
 class SuitesConfig:
     """One policy for all tasks of some suites: collects, trains, evaluates; every stage resumes.
 
+    The defaults are what `libra-small-libero` was made with, but for `precision`, "bf16".
+
     Attributes:
         out: folder for everything.
         suites: names of the suites.
@@ -67,19 +69,19 @@ class SuitesConfig:
 
     out: Path = Path("runs/suites")
     suites: tuple[str, ...] = tuple(PAPER)
-    demonstrations: int = 25
+    demonstrations: int = 10
     spreads: tuple[float, ...] = (0.01, 0.04)
     recovery: float = 0.2
     preset: str = "small"
     image_size: int | None = None
-    steps: int = 20000
+    steps: int = 24000
     optimiser: OptimiserKind = TrainConfig.optimiser
     batch_size: int = 32
     learning_rate: float = 1e-3
     paraphrase: float = 0.0
     precision: Precision | None = None
-    intent_noise: float | None = None
-    rounds: int = 2
+    intent_noise: float = 0.04
+    rounds: int = 0
     round_demonstrations: int = 8
     pass_over: int = 3
     driver_steps: int = 8000
@@ -249,7 +251,7 @@ def trainings(config: SuitesConfig, number: int) -> Iterator[TrainConfig]:
                 batch_size=config.batch_size,
                 paraphrase=config.paraphrase,
                 precision=config.precision or TrainConfig.precision,
-                intent_noise=config.intent_noise or TrainConfig.intent_noise,
+                intent_noise=config.intent_noise,
                 curriculum="none",
                 shift=0.02,
                 ema=0.998,
