@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from libra_vla.benchmark import CAMERAS, DIMENSIONS, STATE
 from libra_vla.config import PolicyConfig, load_preset
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.losses import Objective
@@ -25,15 +26,13 @@ from libra_vla.training.optimiser import Optimiser
 from libra_vla.training.precision import computing_in
 from libra_vla.versions import versions
 
-DIMENSIONS, STATE = 7, 8
-
 
 def draw(config: PolicyConfig, bins: tuple[int, ...], size: int) -> Batch:
     """A batch of noise."""
     side, horizon = config.image_size, config.macro_horizon
 
     def moment() -> Moment:
-        images = torch.rand(size, 2, side, side, 3).movedim(-1, 2)
+        images = torch.rand(size, len(CAMERAS), side, side, 3).movedim(-1, 2)
         return Moment(images, torch.randn(size, STATE), ("put the bowl on the plate",) * size)
 
     coarse = torch.stack([torch.randint(n, (size, horizon)) for n in bins], dim=-1)
@@ -60,7 +59,7 @@ class Contender:
     def make(
         cls, config: PolicyConfig, bins: tuple[int, ...], precision: Precision, *, batched: bool
     ) -> "Contender":
-        model = make_model(config, bins=bins, cameras=2, state_size=STATE)
+        model = make_model(config, bins=bins, cameras=len(CAMERAS), state_size=STATE)
         optimiser = Optimiser(model, TrainConfig(data=Path(), out=Path()))
         if not batched:
             optimiser.muon = torch.optim.Muon(

@@ -167,7 +167,7 @@ def test_a_failure_that_synchronous_mode_does_not_know_is_asynchronys(tmp_path: 
 
 def test_one_process_at_a_time(tmp_path: Path):
     with sole_writer(tmp_path), pytest.raises(LibraError, match="another process is writing"):
-        study_suites(SuitesConfig(tmp_path, rounds=2))
+        study_suites(SuitesConfig(tmp_path))
 
 
 def test_bad_requests():

@@ -41,7 +41,14 @@ def displaced(coarse: Tensor, bins: Sequence[int], objective: Objective) -> Tens
     """Coarse actions [B, L, D] that are wrong as a planner's are on what it never saw.
 
     Each dimension of a sample is off by one number throughout, drawn from a normal distribution
-    whose standard deviation is `intent_noise`, as a share of the action's range.
+    whose standard deviation is `intent_noise`, as a share of the action's range (not in the paper).
+
+    Args:
+        coarse: int64, 0 .. N - 1 of its dimension.
+        bins: N of each dimension, D of them.
+
+    Returns:
+        int64 [B, L, D], still within 0 .. N - 1.
     """
     if objective.intent_noise == 0.0:
         return coarse

@@ -79,7 +79,7 @@ class SuitesConfig:
     batch_size: int = 32
     learning_rate: float = 1e-3
     paraphrase: float = 0.0
-    precision: Precision | None = None
+    precision: Precision = TrainConfig.precision
     intent_noise: float = 0.04
     rounds: int = 0
     round_demonstrations: int = 8
@@ -250,7 +250,7 @@ def trainings(config: SuitesConfig, number: int) -> Iterator[TrainConfig]:
                 learning_rate=config.learning_rate,
                 batch_size=config.batch_size,
                 paraphrase=config.paraphrase,
-                precision=config.precision or TrainConfig.precision,
+                precision=config.precision,
                 intent_noise=config.intent_noise,
                 curriculum="none",
                 shift=0.02,

@@ -47,8 +47,8 @@ class TrainConfig:
         curriculum_accuracy: running bin accuracy on training batches that switches.
         curriculum_latest: share of the steps after which it switches in any case, so that the
             refiner always meets the planner's mistakes before it is deployed.
-        intent_noise: how far the intents the refiner is trained on are off, as a share of the range
-            of an action; see `libra_vla.policies.losses.displaced`.
+        intent_noise: how far the hard intents the refiner is trained on are off, as a share of
+            the range of an action; see `libra_vla.policies.losses.displaced`.
         planner_weight, refiner_weight: of the joint loss (open in the paper).
         granularity: N; by default the preset's.
         gripper_bins: N of the gripper dimension; by default the preset's.
@@ -61,7 +61,7 @@ class TrainConfig:
         validation: share of the episodes held out of training, for the logged validation losses.
         split: seed that draws the held-out episodes and their batches; by default `seed`.
         precision: "bf16" computes the networks in bfloat16 while they learn, which is faster on
-            GPUs, and on CPUs that have instructions for it (AMX); the weights stay in float32.
+            CPUs that have instructions for it (AMX) and slower on others; weights stay float32.
         seed: of initialisation, sampling, augmentation and noise.
         threads: torch threads; 0 leaves torch's choice. Resuming is exact for equal numbers.
         save_every: steps between saved states.

@@ -33,6 +33,7 @@ class BatchedMuon(torch.optim.Muon):
                 average = state["momentum_buffer"].lerp_(weight.grad, 1.0 - momentum)
                 waiting[weight.shape].append((weight, weight.grad.lerp(average, momentum)))
             for shape, members in waiting.items():
+                # The root mean square of AdamW's steps (Liu et al. 2025).
                 size = 0.2 * rate * max(shape) ** 0.5
                 steps = orthogonalised(torch.stack([update for _, update in members]))
                 for (weight, _), step in zip(members, steps, strict=True):
