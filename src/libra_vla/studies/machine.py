@@ -22,7 +22,7 @@ from libra_vla.execution.config import Mode
 from libra_vla.files import read_json, require_absent, write_json
 from libra_vla.simulation.benchmark import Benchmark
 from libra_vla.training import TrainConfig, train
-from libra_vla.training.config import OptimiserKind
+from libra_vla.training.config import OptimiserKind, Precision
 from libra_vla.versions import versions
 from libra_vla.workers import fan_out
 
@@ -45,6 +45,7 @@ class StudyOptions:
         optimiser: see `libra train`.
         shift: random-shift augmentation; see `libra train`. It hides small objects whose place on
             the picture says where they are.
+        precision: of all trainings; see `libra train`.
         episodes: trials per task and run; the same initial states and noise for all of them.
         states: initial states of the trials; sampled by default, since the official ones are for
             final results.
@@ -64,6 +65,7 @@ class StudyOptions:
     batch_size: int = 32
     optimiser: OptimiserKind = TrainConfig.optimiser
     shift: float = TrainConfig.shift
+    precision: Precision = TrainConfig.precision
     episodes: int = 50
     states: States = "sampled"
     spread: float = 0.0
@@ -96,6 +98,7 @@ class StudyOptions:
             "batch_size": self.batch_size,
             "optimiser": self.optimiser,
             "shift": self.shift,
+            "precision": self.precision,
             "warmup": min(100, max(1, steps // 5)),
             "validation": self.validation,
             "split": self.split,
