@@ -49,11 +49,13 @@ def series(metrics: Iterable[Mapping[str, Any]], key: str) -> list[tuple[float, 
 
 
 def running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Centred running mean; the window shrinks towards both ends, so that nothing is shifted."""
+    """Centred running mean. At the beginning, where curves are steep, the window shrinks so that
+    nothing is shifted; at the end it takes what is left, so that no single value is the last word.
+    """
     half = max(0, round(len(points) * SMOOTH / 2))
     smooth = []
     for i, (x, _) in enumerate(points):
-        reach = min(half, i, len(points) - 1 - i)
+        reach = min(half, i)
         window = [y for _, y in points[i - reach : i + reach + 1]]
         smooth.append((x, sum(window) / len(window)))
     return smooth
