@@ -12,7 +12,13 @@ from libra_vla.reports.granularity import render
 from libra_vla.studies.baselines import BaselinesConfig, study_baselines
 from libra_vla.studies.curriculum import CurriculumConfig, study_curriculum
 from libra_vla.studies.difficulty import observe, steps_to_converge
-from libra_vla.studies.granularity import GranularityConfig, main_cells, placed, study_granularity
+from libra_vla.studies.granularity import (
+    GranularityConfig,
+    main_cells,
+    placed,
+    preliminary_cells,
+    study_granularity,
+)
 from libra_vla.studies.machine import Tools
 
 BALANCED = 8
@@ -165,6 +171,13 @@ def test_runs_differ_in_nothing_but_their_factor(config):
     assert len({c.name for c in cells}) == len(cells) == 8
     assert {c.train.split for c in cells} == {0} and {c.evaluation.seed for c in cells} == {1000}
     assert {c.train.steps for c in cells} == {200}
+
+
+def test_what_a_study_is_asked_reaches_every_training(config):
+    asked = {"batch_size": 7, "optimiser": "adamw", "shift": 0.05, "precision": "bf16"}
+    config = replace(config, **asked)
+    for cell in preliminary_cells(config, Tools()) + main_cells(config, Tools()):
+        assert {name: getattr(cell.train, name) for name in asked} == asked
 
 
 @pytest.mark.parametrize(
