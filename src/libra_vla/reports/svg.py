@@ -121,7 +121,7 @@ class Panel:
     class_: str = "panel"
     marks: list[Markup] = field(default_factory=list)
 
-    LEFT, RIGHT, TOP, BOTTOM = 40.0, 14.0, 38.0, 42.0
+    LEFT, RIGHT, TOP, BOTTOM = 44.0, 14.0, 38.0, 42.0
 
     @property
     def across(self) -> Scale:
