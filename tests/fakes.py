@@ -94,6 +94,7 @@ class ScriptedPolicy:
     def describe(self) -> dict[str, Any]:
         return {
             "preset": "scripted",
+            "kind": "libra",
             "parameters": 0,
             "N": 10,
             "M": self.horizon_factor,

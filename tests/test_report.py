@@ -348,7 +348,10 @@ def test_the_page_of_an_evaluation(tmp_path: Path) -> None:
     assert "The policy succeeds in 75% of its episodes" in seen.text
     assert {"success", "failures", "latency", "making"} <= seen.ids and "reading" not in seen.ids
     assert any(attributes.get("class") == "strip" for _, attributes in seen.seen)
+    assert "how" not in seen.ids, "no success was filmed"
     assert "No film of semantic" in page(tasks="0").text
+    drawn = page(tasks="0", videos=4)
+    assert "how" in drawn.ids and "A whole episode. It succeeded" in drawn.text
     told = page(instruction="permuted")
     assert "Told another task, it succeeds in 100% of its episodes" in told.text
     assert "reading" in told.ids

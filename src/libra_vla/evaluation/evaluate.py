@@ -1,5 +1,6 @@
 """Evaluation of a policy on a suite: in parallel, resumable, officially unless told otherwise."""
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -60,10 +61,12 @@ def evaluate(
     if config.instruction == "permuted":
         instructed_by = permuted(tasks, benchmark.tells)
         tasks = [task for task in tasks if task.index in instructed_by]
-    execution, described = _inspect(config, benchmark, load_policy)
+    execution, evaluated = _inspect(config, benchmark, load_policy)
     jobs = _jobs(config, benchmark, load_policy, execution, tasks, instructed_by)
     told = {job.task.index: job.instruction for job in jobs}
-    journal = Journal(config.out, _identity(config, execution, described), resume=config.resume)
+    journal = Journal(
+        config.out, _identity(config, execution, evaluated["policy"]), resume=config.resume
+    )
     if beyond := journal.trials.keys() - {_key(job) for job in jobs}:
         raise LibraError(
             f"{config.out} already has {1 + max(trial for _, trial in beyond)} trials of a task: "
@@ -75,7 +78,7 @@ def evaluate(
         results = results_of(trials, tasks, instructed_by, told, explained=config.explain_failures)
         results |= {
             "complete": complete,
-            "policy": described,
+            **evaluated,
             "suite": config.suite,
             "protocol": _protocol(config, tasks, benchmark),
             **asdict(execution),
@@ -137,7 +140,8 @@ def _inspect(
     policy.action_space.convention.require_equal(
         benchmark.convention, mine="the policy", theirs=config.suite
     )
-    return config.execution.resolve(policy), policy.describe()
+    described = {"policy": policy.describe(), "action_space": policy.action_space.to_json()}
+    return config.execution.resolve(policy), json.loads(json.dumps(described))
 
 
 def _key(job: Job) -> tuple[int, int]:

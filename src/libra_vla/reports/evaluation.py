@@ -1,14 +1,17 @@
-"""The page of `libra eval`: success, whether the policy listens, and how it fails and moves."""
+"""The page of `libra eval`: success, whether the policy listens, how it fails and moves, and one
+episode drawn out."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from libra_vla.action_space import ActionSpace
 from libra_vla.evaluation.video import episode_files
 from libra_vla.reports.failures import load_strips
 from libra_vla.reports.inputs import Arm, ArmGroup, Clip, Rate, Report
 from libra_vla.reports.report import write_report
+from libra_vla.reports.trace import EpisodeTrace, load_trace
 
 REPORT = "report.html"
 
@@ -37,13 +40,15 @@ def write_evaluation_report(folder: Path, results: Mapping[str, Any]) -> Path:
         "Official initial states" if protocol["initial_states"] == "official" else "Sampled resets"
     )
     official = "the official protocol" if protocol["official"] else "not the official protocol"
+    clip, trace = _shown(folder, results)
     out = folder / REPORT
     write_report(
         out,
         Report(
             title=f"{results['suite']}, {results['mode']} mode",
             groups=(ArmGroup(states, f"{official.capitalize()}.", (arm,)),),
-            clips=_clips(folder, results),
+            clips=(clip,) if clip else (),
+            traces=(trace,) if trace else (),
             strips=load_strips(folder, results),
             results=results,
         ),
@@ -62,11 +67,17 @@ def _told(arm: Arm, results: Mapping[str, Any]) -> Arm:
     return replace(told, per_task=tuple(per_task))
 
 
-def _clips(folder: Path, results: Mapping[str, Any]) -> tuple[Clip, ...]:
-    """The first recorded success, if there is one: failures are shown as stills."""
+def _shown(folder: Path, results: Mapping[str, Any]) -> tuple[Clip | None, EpisodeTrace | None]:
+    """Film and drawing of the first recorded success, if there is one: failures are shown as
+    stills, and a policy without a planner has nothing to draw."""
     words = {task["index"]: task["instruction"] for task in results["tasks"]}
     for trial in results["trials"]:
-        film, _ = episode_files(folder, trial["task"], trial["trial"])
+        episode = {"task": trial["task"], "trial": trial["trial"]}
+        film, _ = episode_files(folder, **episode)
         if trial["success"] and film.exists():
-            return (Clip(film, words[trial["task"]], success=True),)
-    return ()
+            clip = Clip(film, words[trial["task"]], success=True)
+            if results["policy"].get("kind") != "libra" or "action_space" not in results:
+                return clip, None
+            space = ActionSpace.from_json(results["action_space"])
+            return clip, load_trace(folder, **episode, space=space)
+    return None, None
