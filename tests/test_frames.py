@@ -107,6 +107,25 @@ def test_others_datasets_are_described_too():
     assert found["convention"] is None
 
 
+def test_a_motion_that_turns_back_is_counted(tmp_path: Path):
+    writer = DatasetWriter(
+        tmp_path / "set", fps=20.0, cameras={}, state_names=["a"], convention=CONVENTION
+    )  # fmt: skip
+    there = np.repeat([1.0, 0.1, -1.0], 5)
+    still, fingers = np.zeros(15), np.tile([1.0, -1.0, 1.0], 5)
+    for text, x, y in (
+        ("go", there, 0.2 * fingers),  # too small to count, and the gripper never does
+        ("go", np.abs(there), still),
+        ("dither", still, fingers),
+    ):
+        actions = np.stack([x, y, fingers], axis=1).astype(np.float32)
+        writer.add_episode({}, np.zeros((15, 1), np.float32), actions, text)
+    assert describe(tmp_path / "set")["reversals"] == {
+        "go": {"dimension": "x", "per_episode": 0.5},
+        "dither": {"dimension": "y", "per_episode": 10.0},
+    }
+
+
 def test_a_contact_sheet_shows_every_task(tmp_path: Path):
     contact_sheet(REAL / "lerobot_v3_video", tmp_path / "sheet.png", columns=4, size=64)
     with Image.open(tmp_path / "sheet.png") as sheet:

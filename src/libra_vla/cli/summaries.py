@@ -149,8 +149,12 @@ def data_info(described: Mapping[str, Any]) -> str:
         f"{length['median']:g} in the middle",
         f"cameras: {', '.join(cameras) or 'none'}",
         f"state: {described['state_size']} numbers",
-        "instructions:",
-        *(f"{count:>6}  {text}" for text, count in described["instructions"].items()),
+        "instructions: episodes, and how often the motion turns back in each, where most",
+        *(
+            f"{count:>6}  {r['per_episode']:5.1f} {r['dimension']:<{width}}  {text}"
+            for text, count in described["instructions"].items()
+            for r in [described["reversals"][text]]
+        ),
         "actions: smallest and largest value, and how often each bin occurs",
         *(
             f"  {name:<{width}}  {a['min']:8.3f} {a['max']:8.3f}  {sparkline(a['histogram'])}"

@@ -17,6 +17,8 @@ CAPTION = 18
 """Pixels above each row of a contact sheet, for a line of text."""
 MANY = 10
 """Instructions from which on a contact sheet shows one episode of each, at half the size."""
+ONE_WAY = 0.3
+"""Share of a dimension's largest action from which on a motion goes clearly one way."""
 OURS = ("task", "attempt")
 """Columns of an episode that say which one it is, rather than how it was made."""
 
@@ -45,6 +47,7 @@ def describe(path: Path | str, *, bins: int = 10) -> dict[str, Any]:
         "cameras": {camera: list(shape) for camera, shape in dataset.camera_shapes.items()},
         "state_size": dataset.states.shape[1],
         "instructions": dict(instructions.most_common()),
+        "reversals": reversals(dataset, convention),
         "length": _spread(lengths),
         "actions": {
             name: {
@@ -67,6 +70,33 @@ def _spread(values: np.ndarray) -> dict[str, float]:
         "median": float(np.median(values)),
         "max": values.max().item(),
     }
+
+
+def reversals(dataset: LeRobotDataset, convention: ActionConvention) -> dict[str, dict[str, Any]]:
+    """How often a motion turns back, per instruction: `per_episode` on average, in its `dimension`
+    where that happens most, the gripper left out. A pick and place turns back once or twice; a
+    demonstrator that dithers, which a policy learns too, dozens of times. For actions that are
+    velocities or offsets.
+    """
+    moving = [i for i in range(convention.size) if i != convention.gripper]
+    size = np.abs(dataset.actions)
+    way = np.where(size > ONE_WAY * size.max(axis=0), np.sign(dataset.actions), 0.0)
+    counts: dict[str, list[list[int]]] = {}
+    for episode in dataset.episodes:
+        own = way[episode.start : episode.start + episode.length, moving]
+        counts.setdefault(episode.instruction, []).append([_turns(column) for column in own.T])
+    found = {}
+    for instruction, rows in counts.items():
+        mean = np.mean(rows, axis=0)
+        worst = int(mean.argmax())
+        name = convention.names[moving[worst]]
+        found[instruction] = {"dimension": name, "per_episode": round(float(mean[worst]), 2)}
+    return found
+
+
+def _turns(way: np.ndarray) -> int:
+    """Changes of direction in signs [T], zeros skipped."""
+    return int(np.count_nonzero(np.diff(way[way != 0.0])))
 
 
 def _recorded(dataset: LeRobotDataset) -> dict[str, dict[str, float]]:

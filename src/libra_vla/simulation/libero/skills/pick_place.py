@@ -28,7 +28,7 @@ HOVER = 0.08
 """Least height above a grasp at which the hand arrives, m."""
 CORRIDOR = 0.09
 """Half width of the corridor that must be clear, m: an object's radius and the open hand's."""
-GRASP_TOLERANCE, PLACE_TOLERANCE = 0.008, 0.010
+GRASP_TOLERANCE, PLACE_TOLERANCE = 0.005, 0.010
 HEIGHT_TOLERANCE = 0.005
 SLIP = 0.04
 """Metres by which a held object may move in the hand before it counts as lost."""
@@ -65,7 +65,7 @@ class PickAndPlace(Skill):
         up = grasp.tilt @ UP
         error = sideways(site - hand, up) + YAW_ARM * abs(float(turn @ up))
         # The wider the object, the less may be missing before the fingers pass its top.
-        room = float(np.clip(0.036 - grasp.width / 2, 0.006, 0.015))
+        room = float(np.clip(0.036 - grasp.width / 2, 0.010, 0.015))
         insertion = grasp.depth + FINGER_TIP + 0.01
         ceiling = max((self._transit - site[2]) * up[2], HOVER)
         height = funnel(error, room, insertion, ceiling)
