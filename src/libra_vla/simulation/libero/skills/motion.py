@@ -13,10 +13,10 @@ MOVE_GAIN, TURN_GAIN, TURN_LIMIT = 1.4, 1.2, 0.6
 GATE = 0.03
 """Metres below the wanted height within which sideways motion fades out."""
 GENTLE, STEEP = 4.0, 12.0
-"""Slopes of a funnel inside and outside of the room, m per m. Where a hand has millimetres of room, one
-that rises to the full height inside of it has a slope of 15: errors that no camera shows then decide
-between down and up at full speed, the noise of a demonstration makes the hand dither, and a policy
-learns to."""
+"""Slopes of a funnel inside and outside of the room, m per m. Where a hand has millimetres of room,
+one that rises to the full height inside of it has a slope of 15: errors that no camera shows then
+decide between down and up at full speed, the noise of a demonstration makes the hand dither, and a
+policy learns to."""
 UP = np.array([0.0, 0.0, 1.0])
 STAY = np.zeros(3)
 
@@ -35,8 +35,8 @@ def action(way: np.ndarray, turn: np.ndarray, *, gripper: float, speed: float = 
 def funnel(error: float, room: float, insertion: float, ceiling: float) -> float:
     """Height (m) to keep above a goal while `error` (m) is left.
 
-    It is zero up to half the `room`, rises gently until the room is used up, to `insertion` at most,
-    and steeply from there to the `ceiling`; all in metres.
+    It is zero up to half the `room`, rises gently until the room is used up, to `insertion` at
+    most, and steeply from there to the `ceiling`; all in metres.
     """
     gentle = min(insertion / (0.5 * room), GENTLE)
     inside = gentle * np.clip(error - 0.5 * room, 0.0, 0.5 * room)
