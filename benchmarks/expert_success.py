@@ -1,4 +1,4 @@
-"""How often the scripted expert succeeds, by task, from sampled resets.
+"""How often the scripted expert succeeds, by task, from sampled resets, and whether it dithers.
 
 python benchmarks/expert_success.py --suite libero_spatial --resets 20 --out runs/expert
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from libra_vla.data.info import turns
 from libra_vla.evaluation.statistics import wilson
 from libra_vla.files import write_json
 from libra_vla.simulation.benchmark import Task, keep_environment
@@ -40,6 +41,7 @@ class Episode:
 
     Attributes:
         success: whether the task was really finished, as the expert sees it.
+        turns: how often the motion turned back, in the dimension where it did most.
         missing: goals that did not hold at the end, where the benchmark has a witness.
     """
 
@@ -47,6 +49,7 @@ class Episode:
     reset: int
     success: bool
     steps: int
+    turns: int
     missing: list[str]
 
 
@@ -58,18 +61,19 @@ def attempt(job: Job) -> Episode:
     env.reset(seed=job.first_seed + job.reset, spread=job.spread)
     expert = benchmark.make_expert(env, seed=job.reset)
     expert.reset()
-    steps = 0
-    while not expert.done and steps < job.max_steps:
-        action = expert.act()
+    meant: list[np.ndarray] = []
+    while not expert.done and len(meant) < job.max_steps:
+        meant.append(expert.act())
+        action = meant[-1].copy()
         action[moving] += job.noise * rng.standard_normal(moving.sum())
         env.step(np.clip(action, -1.0, 1.0))
-        steps += 1
     goals = benchmark.witness(env, job.task).events().goals if benchmark.witness else ()
     return Episode(
         task=job.task.index,
         reset=job.reset,
         success=bool(expert.done and expert.succeeded),
-        steps=steps,
+        steps=len(meant),
+        turns=int(turns(np.reshape(meant, (-1, len(moving))), np.ones(len(moving)))[moving].max()),
         missing=[f"{goal.predicate} {goal.thing}" for goal in goals if not goal.met],
     )
 
@@ -100,6 +104,7 @@ def summary(task: Task, episodes: list[Episode]) -> dict[str, object]:
         "resets": len(episodes),
         "ci95": wilson(len(steps), len(episodes)),
         "mean_steps": float(np.mean(steps)) if steps else None,
+        "mean_turns": float(np.mean([episode.turns for episode in episodes])),
         "failures": [asdict(episode) for episode in episodes if not episode.success],
     }
 
@@ -132,7 +137,10 @@ def main() -> None:
     episodes = run(jobs, options.out / f"{name}.jsonl", workers=options.workers)
     rows = [summary(task, [e for e in episodes if e.task == task.index]) for task in tasks]
     for row in rows:
-        print(f"{row['task']:3d} {row['successes']:3d}/{row['resets']}  {row['instruction']}")
+        print(
+            f"{row['task']:3d} {row['successes']:3d}/{row['resets']}  "
+            f"{row['mean_turns']:5.1f} turns  {row['instruction']}"
+        )
     settings = {k: v for k, v in vars(options).items() if k != "out"}
     write_json(
         options.out / f"{name}.json", {"settings": settings, "tasks": rows, "versions": versions()}

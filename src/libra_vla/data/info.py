@@ -79,12 +79,11 @@ def reversals(dataset: LeRobotDataset, convention: ActionConvention) -> dict[str
     velocities or offsets.
     """
     moving = [i for i in range(convention.size) if i != convention.gripper]
-    size = np.abs(dataset.actions)
-    way = np.where(size > ONE_WAY * size.max(axis=0), np.sign(dataset.actions), 0.0)
-    counts: dict[str, list[list[int]]] = {}
+    largest = np.abs(dataset.actions).max(axis=0)
+    counts: dict[str, list[np.ndarray]] = {}
     for episode in dataset.episodes:
-        own = way[episode.start : episode.start + episode.length, moving]
-        counts.setdefault(episode.instruction, []).append([_turns(column) for column in own.T])
+        actions = dataset.actions[episode.start : episode.start + episode.length]
+        counts.setdefault(episode.instruction, []).append(turns(actions, largest)[moving])
     found = {}
     for instruction, rows in counts.items():
         mean = np.mean(rows, axis=0)
@@ -94,9 +93,15 @@ def reversals(dataset: LeRobotDataset, convention: ActionConvention) -> dict[str
     return found
 
 
-def _turns(way: np.ndarray) -> int:
-    """Changes of direction in signs [T], zeros skipped."""
-    return int(np.count_nonzero(np.diff(way[way != 0.0])))
+def turns(actions: np.ndarray, largest: np.ndarray) -> np.ndarray:
+    """Returns how often each dimension turns from clearly one way to clearly the other, int [D].
+
+    Args:
+        actions: of one episode, [T, D].
+        largest: what counts as full speed in each dimension, [D]; see `ONE_WAY`.
+    """
+    clear = np.where(np.abs(actions) > ONE_WAY * largest, np.sign(actions), 0.0)
+    return np.array([np.count_nonzero(np.diff(way[way != 0.0])) for way in clear.T])
 
 
 def _recorded(dataset: LeRobotDataset) -> dict[str, dict[str, float]]:
