@@ -36,13 +36,16 @@ def box(centre: tuple[float, float, float], size: tuple[float, float, float]) ->
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0))
 def test_the_funnel_narrows_downwards(one: float, other: float):
     near, far = sorted((one, other))
-    heights = [motion.funnel(e, room=0.01, insertion=0.015, ceiling=0.2) for e in (near, far)]
+    heights = [motion.funnel(e, room=0.01, insertion=0.03, ceiling=0.2) for e in (near, far)]
     assert 0.0 <= heights[0] <= heights[1] <= 0.2
     assert heights[1] - heights[0] <= motion.STEEPEST * (far - near) + 1e-12
-    assert motion.funnel(0.005, room=0.01, insertion=0.015, ceiling=0.2) == 0.0
-    assert motion.funnel(0.01, room=0.01, insertion=0.015, ceiling=0.2) == pytest.approx(0.015)
-    narrow = motion.funnel(0.006, room=0.006, insertion=0.046, ceiling=0.2)
-    assert narrow == pytest.approx(motion.STEEPEST * 0.003), "no steeper than can be followed"
+    assert motion.funnel(0.005, room=0.01, insertion=0.03, ceiling=0.2) == 0.0
+    assert motion.funnel(0.01, room=0.01, insertion=0.03, ceiling=0.2) == pytest.approx(0.03)
+
+
+def test_a_narrow_funnel_is_no_steeper_than_can_be_followed():
+    height = motion.funnel(0.006, room=0.006, insertion=0.046, ceiling=0.2)
+    assert height == pytest.approx(motion.STEEPEST * 0.003)
 
 
 def test_what_is_too_low_rises_before_it_moves_sideways():

@@ -12,11 +12,10 @@ METRES_PER_UNIT, RADIANS_PER_UNIT = 0.05, 0.5
 MOVE_GAIN, TURN_GAIN, TURN_LIMIT = 1.4, 1.2, 0.6
 GATE = 0.03
 """Metres below the wanted height within which sideways motion fades out."""
-GENTLE, STEEP = 4.0, 12.0
-"""Slopes of a funnel inside and outside of the room, m per m. Where a hand has millimetres of room,
-one that rises to the full height inside of it has a slope of 15: errors that no camera shows then
-decide between down and up at full speed, the noise of a demonstration makes the hand dither, and a
-policy learns to."""
+STEEPEST = 6.0
+"""Of a funnel, m per m. Where a hand has millimetres of room, one that rises to the full height
+inside of it has a slope of 15: errors that no camera shows then decide between down and up at full
+speed, the noise of a demonstration makes the hand dither, and a policy learns to."""
 UP = np.array([0.0, 0.0, 1.0])
 STAY = np.zeros(3)
 
@@ -35,12 +34,11 @@ def action(way: np.ndarray, turn: np.ndarray, *, gripper: float, speed: float = 
 def funnel(error: float, room: float, insertion: float, ceiling: float) -> float:
     """Height (m) to keep above a goal while `error` (m) is left.
 
-    It is zero up to half the `room`, rises gently until the room is used up, to `insertion` at
-    most, and steeply from there to the `ceiling`; all in metres.
+    It is zero up to half the `room`, `insertion` where the room is used up (or less: see
+    `STEEPEST`), and never more than `ceiling`; all in metres.
     """
-    gentle = min(insertion / (0.5 * room), GENTLE)
-    inside = gentle * np.clip(error - 0.5 * room, 0.0, 0.5 * room)
-    return float(np.clip(inside + STEEP * max(error - room, 0.0), 0.0, ceiling))
+    slope = min(insertion / (0.5 * room), STEEPEST)
+    return float(np.clip(slope * (error - 0.5 * room), 0.0, ceiling))
 
 
 def steer(
