@@ -316,3 +316,29 @@ def test_a_bowl_is_grasped_at_one_side():
         sides.append((rotation @ skill._grasp.offset)[1])
     env.close()
     assert min(sides) > 0.03 and max(sides) < 0.06
+
+
+@pytest.mark.simulator
+def test_noise_does_not_make_it_dither_over_a_can():
+    """A can leaves the open hand 7 mm to each side; up and down again took twenty turns there."""
+    pytest.importorskip("libero")
+    from libra_vla.data.info import turns
+    from libra_vla.simulation.libero.environment import LiberoEnv
+    from libra_vla.simulation.libero.expert import ScriptedExpert
+    from libra_vla.simulation.libero.suites import load_tasks
+
+    env = LiberoEnv(load_tasks("libero_object", [0])[0], render=False)
+    rng, found = np.random.default_rng(0), []
+    for seed in range(2):
+        env.reset(seed=seed)
+        expert = ScriptedExpert(env)
+        expert.reset()
+        meant = []
+        while not expert.done and env.steps_taken < env.task.step_budget:
+            meant.append(expert.act())
+            noise = 0.1 * rng.standard_normal(7) * (np.arange(7) < 6)
+            env.step(np.clip(meant[-1] + noise, -1.0, 1.0))
+        assert expert.succeeded
+        found.append(turns(np.array(meant), np.ones(7))[2])
+    env.close()
+    assert max(found) <= 8
