@@ -195,7 +195,7 @@ def test_a_wrong_request_is_one_clear_line(config, options, message):
         replace(config, **options)
 
 
-def test_observables_are_ratios_planner_to_refiner():
+def test_observables_compare_planner_and_refiner():
     lines = [
         {
             "step": step,
@@ -210,7 +210,13 @@ def test_observables_are_ratios_planner_to_refiner():
     ]  # fmt: skip
     found = observe(lines, [{"step": 30, "validation": {"refiner_loss": 0.8}}])
     assert found == pytest.approx(
-        {"losses": 3.0, "normalised": 0.3 / 0.25, "gradients": 2.0, "convergence": 2.0}
+        {
+            "losses": 3.0,
+            "normalised": 0.3 / 0.25,
+            "gradients": 2.0,
+            "convergence": 2.0,
+            "planner": 0.3,
+        }
     )
     assert steps_to_converge([(5, 2.0), (10, 1.05), (15, 1.0)]) == 10
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from libra_vla.studies.statistics import (
     balance,
     isotonic,
+    least,
     line,
     nearest,
     peak,
@@ -111,6 +112,17 @@ def test_balance_finds_the_crossing_of_a_straight_line(top, slope):
     assert found.bracketed and found.n == pytest.approx(top, rel=1e-6)
     assert found.interval == pytest.approx((top, top), rel=1e-6)
     assert found.band[0] < top < found.band[1]
+
+
+def test_the_smallest_is_found_and_an_end_is_told():
+    valley = (X - X[3])[:, None] ** 2 + np.random.default_rng(0).normal(0, 0.01, (9, 3))
+    found = least(LEVELS, valley, resamples=50)
+    assert (found.n, found.interval, found.bracketed) == (LEVELS[3], (LEVELS[3],) * 2, True)
+    rising = least(LEVELS, X[:, None].repeat(2, axis=1), resamples=20)
+    assert (rising.n, rising.bracketed) == (2, False)
+    torn = np.stack([-X, X, X], axis=1)
+    low, high = least(LEVELS, torn, resamples=200).interval
+    assert (low, high) == (2, 100), "seeds that disagree make it wide"
 
 
 def test_balance_says_when_the_levels_do_not_hold_it():

@@ -71,7 +71,10 @@ def granularity(study: Mapping[str, Any], out: Path) -> str:
     lines = []
     for name, found in prediction["observables"].items():
         low, high = found["interval"]
-        end = "" if found["bracketed"] else "  (the ratio never passes 1; nearest there)"
+        end = ""
+        if not found["bracketed"]:
+            never = "the ratio never passes 1; nearest there"
+            end = f"  ({never if found['rule'] == 'balance' else 'an end of the levels'})"
         lines.append(f"{name:<12} N* = {found['n']:5.1f}  [{low:.1f}, {high:.1f}]{end}")
     lines.append(f"recommended N = {prediction['recommended']}")
     for placement, curve in study["placements"].items():

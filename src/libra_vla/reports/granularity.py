@@ -22,6 +22,7 @@ TITLES = {
     "normalised": "(b) Normalised",
     "gradients": "(c) Gradient norms",
     "convergence": "(d) Steps to converge",
+    "planner": "(e) Planner alone",
 }
 
 
@@ -46,12 +47,12 @@ def render(study: Study) -> str:
 def top(study: Study) -> Markup:
     """The outcome in a sentence."""
     prediction = study["prediction"]
-    best = prediction["observables"]["normalised"]
+    by = prediction["recommended_by"]
+    best = prediction["observables"][by]
     low, high = (significant(n) for n in best["interval"])
     foresees = (
-        f"Balance foretells N = {significant(best['n'])} [{low}, {high}]"
-        f"{'' if best['bracketed'] else ', where it comes nearest'}; the nearest "
-        f"level is {prediction['recommended']}."
+        f"{TITLES[by]} foretells N = {significant(best['n'])} [{low}, {high}], where {why(best)}; "
+        f"the nearest level is {prediction['recommended']}."
     )
     if not study["placements"]:
         title = f"N = {prediction['recommended']} is recommended"
@@ -181,19 +182,19 @@ def foretold(study: Study) -> Markup:
     """The observables over N, and what each predicted."""
     prediction = study["prediction"]
     panels = [
-        ratio_panel(TITLES[name], prediction["levels"], found)
+        observed_panel(TITLES[name], prediction["levels"], found)
         for name, found in prediction["observables"].items()
     ]
     formulas = study["registration"]["protocol"]["observables"]
     cost = study["cost"]["preliminary"]
     note = (
         f"From {spent(cost)}: {percent(prediction['share_of_steps'])} of the sweep's steps. "
-        "Each is a ratio, planner over refiner: 1 is balance, above it the planner's task is the "
-        "harder one."
+        "(a) to (d) are ratios, planner over refiner: 1 is balance, above it the planner's task is "
+        "the harder one. (e) is a share: 1 is guessing."
     )
     return section(
         "observables",
-        "Where the two systems find their task equally hard",
+        "How hard each system finds its task",
         tag("p", note),
         tag("div", panels, class_="panels"),
         tag("dl", [[tag("dt", TITLES[k]), tag("dd", text)] for k, text in formulas.items()]),
@@ -201,24 +202,31 @@ def foretold(study: Study) -> Markup:
     )
 
 
-def ratio_panel(title: str, levels: Sequence[int], found: Mapping[str, Any]) -> Markup:
-    """One observable: every preliminary run, and the mean's crossing."""
-    every = [r for row in found["ratios"] for r in row]
+def why(found: Mapping[str, Any]) -> str:
+    """What is special about an observable's N*, as an ending of "where ..."."""
+    if found["rule"] == "least":
+        return "it is smallest" + ("" if found["bracketed"] else ", at an end of the levels")
+    return "it crosses 1" if found["bracketed"] else "it comes nearest to 1"
+
+
+def observed_panel(title: str, levels: Sequence[int], found: Mapping[str, Any]) -> Markup:
+    """One observable: every preliminary run, their mean, and its N*."""
+    every = [r for row in found["observed"] for r in row]
     y = min(0.8, *every) / 1.15, max(1.25, *every) * 1.15
     chart = axis(levels, title, y, y_format="{:g}".format, log=True)
     chart.rule(y=1.0, class_="reference")
     chart.rule(x=found["n"], class_="switch libra")
-    means = [(n, sum(row) / len(row)) for n, row in zip(levels, found["ratios"], strict=True)]
+    means = [(n, sum(row) / len(row)) for n, row in zip(levels, found["observed"], strict=True)]
     chart.line(means, "smooth libra")
-    for n, row in zip(levels, found["ratios"], strict=True):
-        for ratio in row:
-            chart.dot(n, ratio, "validation libra", 2.5)
+    for n, row in zip(levels, found["observed"], strict=True):
+        for value in row:
+            chart.dot(n, value, "validation libra", 2.5)
     return chart.svg()
 
 
 def outcome_table(study: Study) -> Markup:
     """Each observable's N*, and what following it would have cost."""
-    head = ["observable", "N*", "95%", "crosses 1", "nearest level"]
+    head = ["observable", "N*", "95%", "where", "nearest level"]
     rows: list[list[Child]] = []
     curves = study["placements"]
     for name in curves:
@@ -227,7 +235,7 @@ def outcome_table(study: Study) -> Markup:
         low, high = (significant(n) for n in found["interval"])
         row: list[Child] = [
             TITLES[key], significant(found["n"]), f"{low}–{high}",
-            "yes" if found["bracketed"] else "no: comes nearest", str(found["level"]),
+            why(found), str(found["level"]),
         ]  # fmt: skip
         for curve in curves.values():
             cost = curve["predictions"][key]

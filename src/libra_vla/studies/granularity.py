@@ -18,14 +18,14 @@ from libra_vla.errors import LibraError, unknown
 from libra_vla.files import alone_in_out, read_json, write_json
 from libra_vla.reports.granularity import write_report
 from libra_vla.studies.curve import analyse, compare_placements
-from libra_vla.studies.difficulty import OBSERVABLES, RECOMMENDED, RULE, observe
+from libra_vla.studies.difficulty import LEAST, OBSERVABLES, RECOMMENDED, RULE, observe
 from libra_vla.studies.machine import REPORT, STUDY, Cell, StudyOptions, Tools, cost, run_cells
 from libra_vla.studies.registration import (
     deviations,
     register,
     registered,
 )
-from libra_vla.studies.statistics import balance, nearest
+from libra_vla.studies.statistics import balance, least, nearest
 from libra_vla.versions import versions
 
 Placement = Literal["uniform", "odd", "centred", "gripper"]
@@ -220,14 +220,19 @@ def predict(config: GranularityConfig, cells: list[Cell], registration: str) -> 
     observed = {n: [observe(metrics[n, s], metrics[None, s]) for s in seeds] for n in config.levels}
     found: dict[str, Any] = {}
     for name in OBSERVABLES:
-        ratios = np.array([[o[name] for o in observed[n]] for n in config.levels])
-        found[name] = asdict(balance(config.levels, ratios)) | {"ratios": ratios.tolist()}
+        values = np.array([[o[name] for o in observed[n]] for n in config.levels])
+        rule = least if name in LEAST else balance
+        found[name] = asdict(rule(config.levels, values)) | {
+            "rule": rule.__name__,
+            "observed": values.tolist(),
+        }
         found[name]["level"] = nearest(config.levels, found[name]["n"])
     prediction = {
         "registration": registration,
         "levels": list(config.levels),
         "observables": found,
         "recommended": found[RECOMMENDED]["level"],
+        "recommended_by": RECOMMENDED,
         "cost": cost(r for c in cells if (r := c.record)),
         "share_of_steps": config.share,
     }

@@ -231,6 +231,21 @@ class Balance:
     bracketed: bool
 
 
+@dataclass(frozen=True)
+class Least:
+    """The level at which something is smallest.
+
+    Attributes:
+        n: that level.
+        interval: 95 % bootstrap interval over the seeds of the preliminary runs.
+        bracketed: it is no end of the levels.
+    """
+
+    n: float
+    interval: tuple[float, float]
+    bracketed: bool
+
+
 BAND = 0.9, 1.1
 """Ratio of planner to refiner that counts as balanced (the review's)."""
 
@@ -275,3 +290,24 @@ def balance(
         band=(crossing(every, math.log(BAND[0])), crossing(every, math.log(BAND[1]))),
         bracketed=bool(curve[0] <= 0 <= curve[-1]),
     )
+
+
+def least(
+    levels: Sequence[int], values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Least:
+    """Returns the level at which the mean over seeds is smallest; the first of equal ones.
+
+    Args:
+        levels: in ascending order.
+        values: [levels, seeds].
+    """
+
+    def lowest(columns: np.ndarray) -> float:
+        return float(levels[values[:, columns].mean(axis=1).argmin()])
+
+    every = np.arange(values.shape[1])
+    rng = np.random.default_rng(seed)
+    drawn = [lowest(rng.choice(every, len(every))) for _ in range(resamples)]
+    low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
+    n = lowest(every)
+    return Least(n, (float(low), float(high)), bracketed=levels[0] < n < levels[-1])
