@@ -73,10 +73,11 @@ def _shown(folder: Path, results: Mapping[str, Any]) -> tuple[Clip | None, Episo
     words = {task["index"]: task["instruction"] for task in results["tasks"]}
     for trial in results["trials"]:
         episode = {"task": trial["task"], "trial": trial["trial"]}
-        film, _ = episode_files(folder, **episode)
+        film, arrays = episode_files(folder, **episode)
         if trial["success"] and film.exists():
             clip = Clip(film, words[trial["task"]], success=True)
-            if results["policy"].get("kind") != "libra" or "action_space" not in results:
+            planned = results["policy"].get("kind") == "libra" and "action_space" in results
+            if not planned or not arrays.exists():
                 return clip, None
             space = ActionSpace.from_json(results["action_space"])
             return clip, load_trace(folder, **episode, space=space)
