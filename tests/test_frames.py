@@ -120,7 +120,7 @@ def test_a_motion_that_turns_back_is_counted(tmp_path: Path):
     ):
         actions = np.stack([x, y, fingers], axis=1).astype(np.float32)
         writer.add_episode({}, np.zeros((15, 1), np.float32), actions, text)
-    assert describe(tmp_path / "set")["reversals"] == {
+    assert describe(tmp_path / "set")["turns"] == {
         "go": {"dimension": "x", "per_episode": 0.5},
         "dither": {"dimension": "y", "per_episode": 10.0},
     }

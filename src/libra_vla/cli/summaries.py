@@ -64,6 +64,8 @@ def asynchrony(study: Mapping[str, Any], out: Path) -> str:
 
 def granularity(study: Mapping[str, Any], out: Path) -> str:
     """The predictions, then the curve."""
+    from libra_vla.reports.granularity import why  # reports take NumPy along
+
     if (prediction := study["prediction"]) is None:
         record = study["registration"]
         stamp = f"registered {record['sha256'][:12]} at {record['registered']}"
@@ -71,11 +73,9 @@ def granularity(study: Mapping[str, Any], out: Path) -> str:
     lines = []
     for name, found in prediction["observables"].items():
         low, high = found["interval"]
-        end = ""
-        if not found["bracketed"]:
-            never = "the ratio never passes 1; nearest there"
-            end = f"  ({never if found['rule'] == 'balance' else 'an end of the levels'})"
-        lines.append(f"{name:<12} N* = {found['n']:5.1f}  [{low:.1f}, {high:.1f}]{end}")
+        lines.append(
+            f"{name:<12} N* = {found['n']:5.1f}  [{low:.1f}, {high:.1f}], where {why(found)}"
+        )
     lines.append(f"recommended N = {prediction['recommended']}")
     for placement, curve in study["placements"].items():
         lines.append(f"{placement} bins: success with its interval")
@@ -156,7 +156,7 @@ def data_info(described: Mapping[str, Any]) -> str:
         *(
             f"{count:>6}  {r['per_episode']:5.1f} {r['dimension']:<{width}}  {text}"
             for text, count in described["instructions"].items()
-            for r in [described["reversals"][text]]
+            for r in [described["turns"][text]]
         ),
         "actions: smallest and largest value, and how often each bin occurs",
         *(

@@ -47,7 +47,7 @@ def describe(path: Path | str, *, bins: int = 10) -> dict[str, Any]:
         "cameras": {camera: list(shape) for camera, shape in dataset.camera_shapes.items()},
         "state_size": dataset.states.shape[1],
         "instructions": dict(instructions.most_common()),
-        "reversals": reversals(dataset, convention),
+        "turns": _turns_by_instruction(dataset, convention),
         "length": _spread(lengths),
         "actions": {
             name: {
@@ -72,12 +72,10 @@ def _spread(values: np.ndarray) -> dict[str, float]:
     }
 
 
-def reversals(dataset: LeRobotDataset, convention: ActionConvention) -> dict[str, dict[str, Any]]:
-    """How often a motion turns back, per instruction: `per_episode` on average, in its `dimension`
-    where that happens most, the gripper left out. A pick and place turns back once or twice; a
-    demonstrator that dithers, which a policy learns too, dozens of times. For actions that are
-    velocities or offsets.
-    """
+def _turns_by_instruction(
+    dataset: LeRobotDataset, convention: ActionConvention
+) -> dict[str, dict[str, Any]]:
+    """Turns `per_episode` on average, in the `dimension` that has most, the gripper left out."""
     moving = [i for i in range(convention.size) if i != convention.gripper]
     largest = np.abs(dataset.actions).max(axis=0)
     counts: dict[str, list[np.ndarray]] = {}
@@ -96,9 +94,12 @@ def reversals(dataset: LeRobotDataset, convention: ActionConvention) -> dict[str
 def turns(actions: np.ndarray, largest: np.ndarray) -> np.ndarray:
     """Returns how often each dimension turns from clearly one way to clearly the other, int [D].
 
+    A pick and place turns back a few times; a demonstrator that dithers, which a policy learns
+    too, dozens of times.
+
     Args:
-        actions: of one episode, [T, D].
-        largest: what counts as full speed in each dimension, [D]; see `ONE_WAY`.
+        actions: of one episode, [T, D], in any unit: velocities or offsets, not positions.
+        largest: what counts as full speed in each dimension, [D], same units; see `ONE_WAY`.
     """
     clear = np.where(np.abs(actions) > ONE_WAY * largest, np.sign(actions), 0.0)
     return np.array([np.count_nonzero(np.diff(way[way != 0.0])) for way in clear.T])

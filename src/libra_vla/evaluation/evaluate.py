@@ -141,6 +141,7 @@ def _inspect(
         benchmark.convention, mine="the policy", theirs=config.suite
     )
     described = {"policy": policy.describe(), "action_space": policy.action_space.to_json()}
+    # As it will be read back: what is returned equals what was written.
     return config.execution.resolve(policy), json.loads(json.dumps(described))
 
 

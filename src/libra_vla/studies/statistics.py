@@ -5,7 +5,7 @@ independent would find peaks in the luck of single runs.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -280,9 +280,7 @@ def balance(
         return round(float(np.exp(np.interp(height, curve, scale))), 6)  # an end is its level
 
     every = np.arange(logs.shape[1])
-    rng = np.random.default_rng(seed)
-    drawn = [crossing(rng.choice(every, len(every))) for _ in range(resamples)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = np.quantile(_over_seeds(crossing, every, resamples, seed), [0.025, 0.975])
     curve = isotonic(logs.mean(axis=1))
     return Balance(
         n=crossing(every),
@@ -299,15 +297,22 @@ def least(
 
     Args:
         levels: in ascending order.
-        values: [levels, seeds].
+        values: finite, [levels, seeds].
     """
 
     def lowest(columns: np.ndarray) -> float:
         return float(levels[values[:, columns].mean(axis=1).argmin()])
 
     every = np.arange(values.shape[1])
-    rng = np.random.default_rng(seed)
-    drawn = [lowest(rng.choice(every, len(every))) for _ in range(resamples)]
-    low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
+    drawn = _over_seeds(lowest, every, resamples, seed)
+    low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")  # a level, as `n` is
     n = lowest(every)
     return Least(n, (float(low), float(high)), bracketed=levels[0] < n < levels[-1])
+
+
+def _over_seeds(
+    statistic: Callable[[np.ndarray], float], every: np.ndarray, resamples: int, seed: int
+) -> list[float]:
+    """A statistic of columns [S] of which as many as there are were drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    return [statistic(rng.choice(every, len(every))) for _ in range(resamples)]

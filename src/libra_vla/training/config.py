@@ -61,7 +61,7 @@ class TrainConfig:
         validation: share of the episodes held out of training, for the logged validation losses.
         split: seed that draws the held-out episodes and their batches; by default `seed`.
         precision: "bf16" computes the networks in bfloat16 while they learn, which is faster on
-            CPUs that have instructions for it (AMX) and slower on others; weights stay float32.
+            CPUs with instructions for it (AMX, AVX512_BF16), else slower; weights stay float32.
         seed: of initialisation, sampling, augmentation and noise.
         threads: torch threads; 0 leaves torch's choice. Resuming is exact for equal numbers.
         save_every: steps between saved states.
