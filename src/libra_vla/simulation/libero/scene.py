@@ -15,6 +15,8 @@ FLOOR_GAP = 0.02
 """Metres by which a region's box may end above the floor of a compartment."""
 SURFACE_RADIUS = 0.03
 """Metres around a receptacle's centre in which its highest point is its surface."""
+FLAT = 0.005
+"""Half height (m) of a region up to which it is a place on top of its owner, no compartment."""
 
 
 class Scene:
@@ -121,12 +123,14 @@ class Scene:
             owner, centre = name, self.pose(name)[0]
             points = self.points(only=owner)
         else:
-            owner, centre = self.owner(name), self.region(name)[0]
+            owner, (centre, half) = self.owner(name), self.region(name)
             if owner is None:
                 return centre[:2].copy(), float(centre[2])
             points = self.points(only=owner)
-            # Walls and other drawers rise above the region's middle; what carries is below.
-            points = points[points[:, 2] < centre[2] + SURFACE_RADIUS / 2]
+            if half[2] > FLAT:
+                # Walls and other drawers rise above the region's middle; what carries is below.
+                # A flat region may lie inside of its owner: the stove's is 2 cm below the burner.
+                points = points[points[:, 2] < centre[2] + SURFACE_RADIUS / 2]
         near = np.linalg.norm(points[:, :2] - centre[:2], axis=1) < SURFACE_RADIUS
         if not near.any():
             return centre[:2], float(centre[2])

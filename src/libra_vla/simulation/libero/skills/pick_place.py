@@ -33,6 +33,8 @@ HEIGHT_TOLERANCE = 0.005
 SLIP = 0.04
 """Metres by which a held object may move in the hand before it counts as lost."""
 STALLED_TOLERANCE = 0.02
+RESTING_STEPS = 7
+"""Steps for which the hand presses what it lowers on something that lies there already."""
 CLOSE_STEPS = 7
 FINGERS_STOPPED = 0.0005
 """Metres per step below which the fingers count as at rest."""
@@ -110,7 +112,8 @@ class PickAndPlace(Skill):
         else:
             self.phase = "lift" if left + height > GATE / 2 else "carry"
         arrived = error < PLACE_TOLERANCE and left > -HEIGHT_TOLERANCE
-        if self._stalled(hand) or arrived:
+        patience = RESTING_STEPS if self.phase == "lower" else STALL_STEPS
+        if arrived or self._stalled(hand, patience):
             self._release = hand
             self._held_true = self.scene.holds(self.goal)
             return self._go(self._open, hand, frame)

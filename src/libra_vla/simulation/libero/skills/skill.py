@@ -61,8 +61,8 @@ class Skill:
         self.finished = True
         return action(STAY, STAY, gripper=-1.0)
 
-    def _stalled(self, hand: np.ndarray) -> bool:
-        """Tells whether the hand has stayed in one place for a while in this stage."""
+    def _stalled(self, hand: np.ndarray, steps: int = STALL_STEPS) -> bool:
+        """Tells whether the hand has stayed in one place for so many steps in this stage."""
         if np.linalg.norm(hand - self._anchor) > STALL_RADIUS:
             self._anchor, self._anchor_step = hand, self._steps
-        return self._steps - self._anchor_step > STALL_STEPS
+        return self._steps - self._anchor_step > steps
