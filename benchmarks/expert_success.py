@@ -1,4 +1,5 @@
-"""How often the scripted expert succeeds, by task, from sampled resets, and whether it dithers.
+"""How often the scripted expert succeeds, by task, from sampled resets, and whether it dithers or
+presses against something.
 
 python benchmarks/expert_success.py --suite libero_spatial --resets 20 --out runs/expert
 
@@ -23,6 +24,9 @@ from libra_vla.workers import fan_out
 
 FIRST_SEED = 100_000
 """Apart from those of demonstrations, which start at 0."""
+CLEAR, STILL = 0.3, 0.001
+"""A command (share of the largest) with which a hand that is free moves some millimetres per step,
+and the metres per step below which it does not move."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Episode:
     Attributes:
         success: whether the task was really finished, as the expert sees it.
         turns: how often the motion turned back, in the dimension where it did most.
+        stalls: steps with a clear command by which the hand did not move: it presses on something.
         missing: goals that did not hold at the end, where the benchmark has a witness.
     """
 
@@ -50,6 +55,7 @@ class Episode:
     success: bool
     steps: int
     turns: int
+    stalls: int
     missing: list[str]
 
 
@@ -62,18 +68,24 @@ def attempt(job: Job) -> Episode:
     expert = benchmark.make_expert(env, seed=job.reset)
     expert.reset()
     meant: list[np.ndarray] = []
+    places = [benchmark.end_effector(env)]
     while not expert.done and len(meant) < job.max_steps:
         meant.append(expert.act())
         action = meant[-1].copy()
         action[moving] += job.noise * rng.standard_normal(moving.sum())
         env.step(np.clip(action, -1.0, 1.0))
+        places.append(benchmark.end_effector(env))
+    actions = np.reshape(meant, (-1, len(moving)))
+    clear = np.linalg.norm(actions[:, :3], axis=1) > CLEAR
+    still = np.linalg.norm(np.diff(places, axis=0), axis=1) < STILL
     goals = benchmark.witness(env, job.task).events().goals if benchmark.witness else ()
     return Episode(
         task=job.task.index,
         reset=job.reset,
         success=bool(expert.done and expert.succeeded),
         steps=len(meant),
-        turns=int(turns(np.reshape(meant, (-1, len(moving))), np.ones(len(moving)))[moving].max()),
+        turns=int(turns(actions, np.ones(len(moving)))[moving].max()),
+        stalls=int(np.count_nonzero(clear & still)),
         missing=[f"{goal.predicate} {goal.thing}" for goal in goals if not goal.met],
     )
 
@@ -105,6 +117,7 @@ def summary(task: Task, episodes: list[Episode]) -> dict[str, object]:
         "ci95": wilson(len(steps), len(episodes)),
         "mean_steps": float(np.mean(steps)) if steps else None,
         "mean_turns": float(np.mean([episode.turns for episode in episodes])),
+        "mean_stalls": float(np.mean([episode.stalls for episode in episodes])),
         "failures": [asdict(episode) for episode in episodes if not episode.success],
     }
 
@@ -139,7 +152,7 @@ def main() -> None:
     for row in rows:
         print(
             f"{row['task']:3d} {row['successes']:3d}/{row['resets']}  "
-            f"{row['mean_turns']:5.1f} turns  {row['instruction']}"
+            f"{row['mean_turns']:5.1f} turns {row['mean_stalls']:5.1f} stalls  {row['instruction']}"
         )
     settings = {k: v for k, v in vars(options).items() if k != "out"}
     write_json(

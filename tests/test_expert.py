@@ -168,6 +168,17 @@ def test_a_grasp_keeps_clear_of_what_stands_beside():
     assert not hand_collides(wall, site, beside.hand(beside.yaw))
 
 
+def test_what_leaves_little_room_is_grasped_by_its_knob():
+    pot = box((0.0, 0.0, 0.06), (0.064, 0.064, 0.12))
+    knobbed = np.concatenate([pot, box((0.0, 0.0, 0.13), (0.01, 0.01, 0.02))])
+    wide, narrow = (
+        plan_grasp(body, np.empty((0, 3)), np.zeros(3), np.eye(3), np.zeros(3), BASE)
+        for body in (pot, knobbed)
+    )
+    assert wide and wide.width == pytest.approx(0.064, abs=1e-6)
+    assert narrow and narrow.width < 0.02
+
+
 def test_a_grasp_that_failed_is_not_tried_again():
     first = grasp_box((0.04, 0.04, 0.05))
     assert first is not None
@@ -342,3 +353,26 @@ def test_noise_does_not_make_it_dither_over_a_can():
         found.append(turns(np.array(meant), np.ones(7))[2])
     env.close()
     assert max(found) <= 8
+
+
+@pytest.mark.simulator
+def test_what_is_put_on_the_stove_is_not_pressed_into_it():
+    """The burner lies 2.5 cm above the region in which the benchmark looks for the bowl."""
+    pytest.importorskip("libero")
+    from libra_vla.simulation.libero.environment import LiberoEnv
+    from libra_vla.simulation.libero.expert import ScriptedExpert
+    from libra_vla.simulation.libero.probes import end_effector
+    from libra_vla.simulation.libero.suites import load_tasks
+
+    env = LiberoEnv(load_tasks("libero_goal", [1])[0], render=False)
+    env.reset(seed=0)
+    expert = ScriptedExpert(env)
+    expert.reset()
+    pressed = 0
+    while not expert.done and env.steps_taken < env.task.step_budget:
+        action, before = expert.act(), end_effector(env)
+        env.step(action)
+        pressed += action[2] < -0.3 and np.linalg.norm(end_effector(env) - before) < 0.001
+    env.close()
+    assert expert.succeeded
+    assert pressed <= 3
