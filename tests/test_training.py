@@ -228,11 +228,21 @@ def test_muon_in_batches_is_torchs_muon():
     assert all(torch.allclose(a[k]["momentum_buffer"], b[k]["momentum_buffer"]) for k in b)
 
 
-def test_orthogonalised_matrices_have_singular_values_around_one():
+@pytest.mark.parametrize("native", [True, False])
+def test_orthogonalised_matrices_have_singular_values_around_one(native, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
     torch.manual_seed(0)
     for shape in ((3, 64, 64), (2, 128, 64), (1, 64, 576)):
         singular = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
         assert (singular > 0.3).float().mean() > 0.95 and singular.max() < 1.4, shape
+
+
+def test_bfloat16_on_a_cpu_that_emulates_it_is_told(
+    data: Path, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    train(config(data, tmp_path / "run", precision="bf16", steps=1))
+    assert "faster without --precision bf16" in capsys.readouterr().err
 
 
 def test_resuming_with_other_settings_is_refused(data: Path, tmp_path: Path):

@@ -24,7 +24,16 @@ Check = dict[str, Any]
 
 def examine() -> dict[str, Any]:
     """Returns `ok` and `checks`: each with `name`, `ok`, `found` and, if not ok, its `remedy`."""
-    checks = [_python(), *_packages(), _one_libero(), _rendering(), _video(), _cores(), _memory()]
+    checks = [
+        _python(),
+        *_packages(),
+        _one_libero(),
+        _rendering(),
+        _video(),
+        _cores(),
+        _bfloat16(),
+        _memory(),
+    ]
     checks.append(_disk(Path.cwd()))
     return {"ok": all(check["ok"] for check in checks), "checks": checks}
 
@@ -109,6 +118,19 @@ def _video() -> Check:
 def _cores() -> Check:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return _check("CPU cores", str(count), None)
+
+
+def _bfloat16() -> Check:
+    """Whether `--precision bf16` is worth it here."""
+    try:
+        import torch
+
+        from libra_vla.training.precision import bfloat16_is_native
+    except ImportError:
+        return _check("bfloat16 on this CPU", "unknown without torch", None)
+    native = bfloat16_is_native(torch.device("cpu"))
+    found = "in hardware" if native else "emulated: leave out --precision bf16"
+    return _check("bfloat16 on this CPU", found, None)
 
 
 def _memory() -> Check:

@@ -5,6 +5,8 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
+from libra_vla.training.precision import bfloat16_is_native
+
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 """a, b, c of the Newton-Schulz iteration X <- a X + b (X X^T) X + c (X X^T)^2 X."""
 ITERATIONS = 5
@@ -42,21 +44,14 @@ class BatchedMuon(torch.optim.Muon):
 
 def orthogonalised(matrices: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: [K, O, I] -> float32 [K, O, I] whose singular
-    values lie around 1 (Newton-Schulz, in bfloat16 where that is fast, as in Jordan et al. 2024)."""
+    values lie around 1 (Newton-Schulz as in Jordan et al. 2024, in bfloat16 where that is faster).
+    """
     a, b, c = COEFFICIENTS
+    dtype = torch.bfloat16 if bfloat16_is_native(matrices.device) else torch.float32
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).to(_cheapest(matrices.device))
+    x = (matrices.mT if tall else matrices).to(dtype)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(ITERATIONS):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).float()
-
-
-def _cheapest(device: torch.device) -> torch.dtype:
-    """bfloat16, unless this is a CPU that has to emulate it: there it made a training step six times
-    as long."""
-    if device.type != "cpu":
-        return torch.bfloat16
-    can = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if can.get("avx512_bf16", False) else torch.float32

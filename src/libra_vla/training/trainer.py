@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,11 +25,12 @@ from libra_vla.training.building import build_policy
 from libra_vla.training.config import TrainConfig
 from libra_vla.training.curriculum import CurriculumState
 from libra_vla.training.optimiser import Optimiser
-from libra_vla.training.precision import computing_in
+from libra_vla.training.precision import bfloat16_is_native, computing_in
 from libra_vla.training.samples import Augmentation, Samples
 from libra_vla.training.state import EMA, RECORD, TrainingState
 
 VALIDATION_BATCHES = 8
+EMULATED = "this CPU has no instructions for bfloat16: it is faster without --precision bf16"
 
 
 @alone_in_out
@@ -46,6 +48,8 @@ def train(config: TrainConfig, *, position: int = 0, quiet: bool = False) -> dic
     if config.threads:
         torch.set_num_threads(config.threads)
     run = Run.prepare(config)
+    if config.precision == "bf16" and not bfloat16_is_native(run.policy.device) and not quiet:
+        tqdm.write(EMULATED, file=sys.stderr)
     with stop_between_steps() as stopped:
         run.loop(stopped, position, quiet)
     if stopped.is_set() and run.state.step < config.steps:
