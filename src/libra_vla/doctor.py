@@ -33,8 +33,8 @@ def examine() -> dict[str, Any]:
         _cores(),
         _bfloat16(),
         _memory(),
+        _disk(Path.cwd()),
     ]
-    checks.append(_disk(Path.cwd()))
     return {"ok": all(check["ok"] for check in checks), "checks": checks}
 
 

@@ -41,7 +41,7 @@ CLOCK, METRICS = "stages.json", "metrics.jsonl"
 class SuitesConfig:
     """One policy for all tasks of some suites: collects, trains, evaluates; every stage resumes.
 
-    The defaults are what `libra-small-libero` was made with, but for `precision`, "bf16".
+    The defaults are those of the first stage of `libra-small-libero`, but for `precision`, "bf16".
 
     Attributes:
         out: folder for everything.
