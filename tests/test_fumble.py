@@ -85,17 +85,32 @@ def test_the_fingers_move_beside_the_place(seed: int, reach: int):
     assert steps == len(env.taken)
     taken = np.array(env.taken)
     assert np.abs(taken).max() <= 1.0
-    kept = taken[-KEPT:]
-    assert len(set(kept[:, 4])) == 1 and not kept[:, :4].any()
+    before, kept, away = parts(taken)
+    assert len(kept) == KEPT and len(set(taken[len(before) :, 4])) == 1
     closes = kept[0, 4] == 1.0
-    assert (taken[:-KEPT][-1, 4] == 1.0) != closes, "the fingers stay as they were until then"
+    assert (before[-1, 4] == 1.0) != closes, "the fingers stay as they were until then"
     # Where the expert would have been, but for the way aside.
-    x, y, z, turn = env.pose
+    x, y, z, turn = before[:, :4].sum(axis=0)
     assert z == pytest.approx(-0.5 * reach + (0.0 if closes else 0.5 * HELD))
     assert turn == pytest.approx(0.1 * (reach if closes else reach + HELD))
     aside = np.hypot(x, y)
     assert ASIDE[0] - 1e-6 <= aside <= ASIDE[1] - 1 + 1e-6 and aside == pytest.approx(round(aside))
-    assert steps <= reach + HELD + 2 * BACK + ASIDE[1] + KEPT
+    assert steps <= reach + HELD + 2 * BACK + ASIDE[1] + KEPT + BACK
+    assert len(away) <= min(BACK, reach if closes else HELD)
+    back = [0.0, 0.0, 0.5 if closes else -0.5, -0.1]
+    np.testing.assert_allclose(away[:, :4], np.tile(back, (len(away), 1)))
+
+
+def parts(taken: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What was done before the fingers moved, while they did, and after."""
+    still = np.flatnonzero(~taken[:, :4].any(axis=1))
+    return taken[: still[0]], taken[still[0] : still[-1] + 1], taken[still[-1] + 1 :]
+
+
+def test_half_of_the_hands_go_away_as_if_nothing_had_missed():
+    gone = [len(parts(np.array(spoilt(seed, 15)[0].taken))[2]) for seed in range(200)]
+    assert 80 < sum(steps > 0 for steps in gone) < 120
+    assert max(gone) == BACK
 
 
 def test_grasps_miss_more_often_than_placements():

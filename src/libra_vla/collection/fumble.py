@@ -14,6 +14,9 @@ ASIDE = (1, 5)
 """Control steps of the shift at full speed."""
 KEPT = 8
 """Control steps for which the fingers are then closed, or open, beside the place."""
+UNAWARE = 1 / 2
+"""How often the hand then goes back the way it came, as one that has noticed nothing: where a
+policy sees its closed, empty fingers, it is on its way already."""
 
 
 def fumble(
@@ -22,7 +25,8 @@ def fumble(
     """Lets the expert work until it closes or opens its fingers, and spoils that.
 
     The last actions are undone, the hand is moved aside, the actions are done again, and there the
-    fingers move: beside the object, which may be knocked over, or beside its target.
+    fingers move: beside the object, which may be knocked over, or beside its target. Sometimes the
+    hand goes away from there before the expert gets to look.
 
     Args:
         rng: of the moment, the shift and the noise.
@@ -73,7 +77,9 @@ def _miss(
     aside -= way * (aside @ way) / max(float(way @ way), 1e-9)
     aside /= np.linalg.norm(aside)
     approach = [*(-a for a in reversed(again)), *[aside] * int(rng.integers(*ASIDE)), *again]
-    spoilt = np.array([*approach, *[np.zeros(convention.size)] * KEPT])
-    spoilt[:, gripper] = done[-1][gripper]
-    spoilt[-KEPT:, gripper] = fingers
+    away = list(reversed(last))[: int(rng.integers(1, len(last) + 1))]
+    away = [-a for a in away] if rng.random() < UNAWARE else []
+    spoilt = np.array([*approach, *[np.zeros(convention.size)] * KEPT, *away])
+    spoilt[: len(approach), gripper] = done[-1][gripper]
+    spoilt[len(approach) :, gripper] = fingers
     return list(spoilt)
