@@ -41,7 +41,7 @@ LEAST = ("planner",)
 
 RECOMMENDED = "planner"
 """The observable whose N* is recommended: the only one that came near the best levels in both
-sweeps on Meta-World (docs/results/libra-point.md); found there, and still to be tested."""
+sweeps on Meta-World, where it was found, and on LIBERO (docs/results/libra-point.md)."""
 
 RULE = (
     "The mean over seeds of log(ratio), made non-decreasing in N by isotonic regression, is "
