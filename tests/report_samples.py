@@ -155,7 +155,7 @@ def strip(kind: str, phase: str | None) -> Strip:
     """Eight stills of an episode that failed."""
     steps = np.linspace(0, 220, 8).astype(int)
     frames = np.stack([table(step / 400) for step in steps])
-    return Strip(kind, phase, TASKS[2], 3, frames, steps)
+    return Strip(kind, phase, 2, TASKS[2], 3, frames, steps)
 
 
 def report() -> Report:

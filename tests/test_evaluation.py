@@ -9,11 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import SPACE, TOY, ToyEnv, load_scripted
+from fakes import CONVENTION, SPACE, TOY, ToyEnv, load_scripted
+from hypothesis import given
+from hypothesis import strategies as st
 
 from libra_vla.errors import LibraError
 from libra_vla.evaluation.config import EvalConfig
 from libra_vla.evaluation.evaluate import evaluate
+from libra_vla.evaluation.trial import count_closings
+from libra_vla.execution.trace import ChunkRecord
 
 
 def configure(tmp_path: Path, **options) -> EvalConfig:
@@ -55,7 +59,26 @@ def test_results_follow_the_contract(tmp_path):
     assert results["smoothness"]["path_length"] > 0
     assert [t["init_state"] for t in results["trials"]] == [0, 1, 2, 3]
     assert len({t["seed"] for t in results["trials"]}) == 4
+    assert {type(t["closings"]) for t in results["trials"]} == {int}
     assert {"python", "torch"} <= results["versions"].keys()
+
+
+@given(
+    told=st.lists(st.lists(st.booleans(), min_size=1, max_size=5), max_size=6),
+    closed=st.sampled_from((-1.0, 1.0)),
+)
+def test_every_change_from_open_to_closed_counts_and_nothing_that_was_not_carried_out(told, closed):
+    convention = replace(CONVENTION, gripper_open=-closed, gripper_closed=closed)
+    chunks = []
+    for chunk in told:
+        gripper = [closed if closes else -closed for closes in (*chunk, False, True)]
+        actions = np.stack([np.zeros(len(gripper))] * 2 + [np.array(gripper)], axis=1)
+        chunks.append(
+            ChunkRecord(0, 0, np.zeros(0), np.zeros(0), actions, None, 0.0, executed=len(chunk))
+        )
+    flat = "".join("01"[closes] for chunk in told for closes in chunk)
+    assert count_closings(chunks, convention) == ("0" + flat).count("01")
+    assert count_closings(chunks, replace(convention, gripper=None)) is None
 
 
 def test_two_workers_find_what_one_finds(tmp_path):
@@ -326,6 +349,8 @@ from pathlib import Path
 from fakes import SPACE, TOY, ToyEnv, load_scripted
 from libra_vla.evaluation.config import EvalConfig
 from libra_vla.evaluation.evaluate import evaluate
+from libra_vla.evaluation.trial import count_closings
+from libra_vla.execution.trace import ChunkRecord
 
 if __name__ == "__main__":
     out, resume = Path(sys.argv[1]), sys.argv[2] == "resume"

@@ -324,6 +324,7 @@ def test_failures_are_broken_down_by_class_and_task() -> None:
     text = parse(render(full)).text
     assert "actuation: 2" in text and "grasp 1, place 1" in text
     assert "Actuation, grasp." in text and "evenly along the hand's way" in text
+    assert "The fingers closed 2 times." in text
     assert "asynchrony" not in text, "nobody ran the failures again"
     assert "No film of" not in text
     unseen = parse(render(replace(full, strips=full.strips[:1]))).text

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from libra_vla.action_space import ActionConvention
 from libra_vla.evaluation.failures import classify
 from libra_vla.evaluation.policies import DescribedPolicy, LoadPolicy
 from libra_vla.evaluation.rollout import Episode, rollout
@@ -21,7 +22,7 @@ from libra_vla.execution.config import ExecutionConfig
 from libra_vla.execution.executor import Executor
 from libra_vla.execution.process import ProcessPlanner
 from libra_vla.execution.protocol import Policy
-from libra_vla.execution.trace import trace_arrays
+from libra_vla.execution.trace import ChunkRecord, trace_arrays
 from libra_vla.files import atomic_file
 from libra_vla.observation import Observation
 from libra_vla.paraphrases import paraphrase
@@ -97,6 +98,8 @@ class Trial:
         phase: how far an actuation failure came.
         events: what happened in a failure, fields of `libra_vla.simulation.events.Events`.
         goal_elsewhere: whether the other task's goal was reached, where that can be told.
+        closings: how often the robot was told to close its fingers: a second time for one object is
+            a second try; None without a gripper, or after an error.
         smoothness: fields of `Smoothness`.
         plan_ms: one per chunk, None where no plan was made.
         refine_ms, control_ms: one per chunk and per control step.
@@ -116,6 +119,7 @@ class Trial:
     phase: str | None = None
     events: dict[str, Any] | None = None
     goal_elsewhere: bool | None = None
+    closings: int | None = None
     smoothness: dict[str, float | None] | None = None
     plan_ms: list[float | None] = field(default_factory=list)
     refine_ms: list[float] = field(default_factory=list)
@@ -198,6 +202,9 @@ def run_trial(job: Job) -> Trial:
         phase=phase,
         events=None if episode.events is None else _rounded(asdict(episode.events)),
         goal_elsewhere=episode.goal_elsewhere,
+        closings=None
+        if episode.error is not None
+        else count_closings(episode.chunks, policy.action_space.convention),
         smoothness={k: _finite(v) for k, v in asdict(measured).items()},
         plan_ms=[None if c.plan_ms is None else round(c.plan_ms, 4) for c in episode.chunks],
         refine_ms=[round(c.refine_ms, 4) for c in episode.chunks],
@@ -208,6 +215,19 @@ def run_trial(job: Job) -> Trial:
         runtime=executor.report() | {"overrun_steps": episode.overrun_steps},
         wall_s=round(time.perf_counter() - began, 3),
     )
+
+
+def count_closings(chunks: Sequence[ChunkRecord], convention: ActionConvention) -> int | None:
+    """How often the actions that were carried out went from opening to closing the gripper, one
+    that closes from the start counted in; None without a gripper."""
+    if convention.gripper is None:
+        return None
+    middle = (convention.gripper_open + convention.gripper_closed) / 2
+    told = np.concatenate(
+        [np.zeros(0), *(c.actions[: c.executed, convention.gripper] for c in chunks)]
+    )
+    closed = (told > middle) == (convention.gripper_closed > middle)
+    return int(np.sum(closed & ~np.append(False, closed[:-1]))) if len(closed) else 0
 
 
 def _without_asynchrony(job: Job) -> Job:

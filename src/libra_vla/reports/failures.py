@@ -88,6 +88,8 @@ def strip_figure(strip: Strip) -> Markup:
     every = max(1, strip.frames.shape[2] // SIDE)
     film = image_uri(np.concatenate(list(strip.frames[:, ::every, ::every]), axis=1), 80)
     phase = f", {strip.phase}" if strip.phase else ""
+    tries = {None: "", 0: " The fingers were never told to close.", 1: " The fingers closed once."}
+    closings = tries.get(strip.closings, f" The fingers closed {strip.closings} times.")
     return tag(
         "figure",
         tag("div", tag("img", src=film, alt=f"stills of a failure: {strip.kind}", class_="strip"),
@@ -96,7 +98,7 @@ def strip_figure(strip: Strip) -> Markup:
             tag("b", f"{strip.kind.capitalize()}{phase}. "),
             tag("span", f"“{strip.instruction}”", class_="quote"),
             f" Trial {strip.trial}: {len(strip.frames)} moments from control step "
-            f"{strip.steps[0]} to {strip.steps[-1]}, evenly along the hand's way.",
+            f"{strip.steps[0]} to {strip.steps[-1]}, evenly along the hand's way.{closings}",
         ),
     )  # fmt: skip
 
@@ -116,7 +118,13 @@ def load_strips(folder: Path, results: Mapping[str, Any]) -> tuple[Strip, ...]:
             continue
         frames, steps = _stills(film, trace)
         found[kind] = Strip(
-            kind, trial["phase"], instructions[trial["task"]], trial["trial"], frames, steps
+            kind,
+            trial["phase"],
+            trial.get("closings"),
+            instructions[trial["task"]],
+            trial["trial"],
+            frames,
+            steps,
         )
     return tuple(found[kind] for kind in CLASSES if kind in found)
 

@@ -113,7 +113,7 @@ def curve(name: str, study: Study) -> Markup:
     caption = (
         "Left: all seeds' trials with Wilson's 95% interval (large dots), each seed alone (small "
         "dots), the peak's bootstrap interval (shaded), and the N* that each observable foretold "
-        "(dashed). Right: the paper's averages, of another model, benchmark and budget."
+        "(dashed). Right: the paper's averages, of another model, other tasks and another budget."
     )
     return section(
         f"curve-{name}",

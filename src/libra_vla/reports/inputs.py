@@ -172,6 +172,7 @@ class Strip:
 
     Attributes:
         kind, phase: class of the failure, and how far an actuation failure came.
+        closings: how often the robot was told to close its fingers; None where that is not known.
         instruction, trial: of the episode.
         frames: uint8 [K, h, w, 3], upright.
         steps: int [K], the control step of each.
@@ -179,6 +180,7 @@ class Strip:
 
     kind: str
     phase: str | None
+    closings: int | None
     instruction: str
     trial: int
     frames: np.ndarray
