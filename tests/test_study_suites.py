@@ -60,8 +60,10 @@ def test_both_policies_learn_from_the_same_data_for_as_many_steps(tmp_path: Path
     assert base.preset == f"{libra.preset}-monolithic"
     assert libra.init is None and base.init is None
     assert libra.image_size is None and base.image_size is None
-    small = trainings(replace(config, image_size=64), config.rounds)
-    assert {training.image_size for training in small} == {64}
+    assert {(t.shift, t.jitter) for t in (libra, base)} == {(0.02, 0.15)}
+    others = {"image_size": 64, "shift": 0.06, "jitter": 0.3}
+    for training in trainings(replace(config, **others), config.rounds):
+        assert {name: getattr(training, name) for name in others} == others
 
 
 def test_no_two_collections_share_seeds_or_folders(tmp_path: Path):
@@ -74,6 +76,9 @@ def test_no_two_collections_share_seeds_or_folders(tmp_path: Path):
     assert {part.spread for part in asked[0]} == {0.01, 0.04}
     assert all(part.policy is None and part.pass_over == 0 for part in asked[0])
     assert all(part.spread == 0.01 and part.policy for part in asked[1])
+    clumsy = replace(config, fumble=0.3)
+    assert {part.fumble for part in collections(clumsy, 0)} == {0.3}
+    assert {part.fumble for part in collections(clumsy, 1)} == {0.0}, "there the policy fumbles"
 
 
 def test_evaluations_follow_the_official_protocol(tmp_path: Path):

@@ -49,12 +49,12 @@ class SuitesConfig:
         demonstrations: per task and spread, by the scripted experts.
         spreads: of the demonstrations, metres: as the benchmark has its objects, and wide enough
             for a policy to have to look. See `libra collect --spread`.
-        recovery: of the demonstrations; see `libra collect`.
+        recovery, fumble: of the demonstrations; see `libra collect`.
         preset: of Libra; Libra-Base is its `-monolithic` twin.
         image_size: of both; by default the preset's. See `libra train`.
         steps: optimiser steps of the policies that are evaluated.
-        optimiser, batch_size, learning_rate, paraphrase, precision, intent_noise: of every
-            training; see `libra train`.
+        optimiser, batch_size, learning_rate, shift, jitter, paraphrase, precision, intent_noise: of
+            every training; see `libra train`.
         rounds: of DAgger.
         round_demonstrations: per task and round, at the first of `spreads`.
         pass_over: in a round; see `libra collect`.
@@ -72,12 +72,15 @@ class SuitesConfig:
     demonstrations: int = 10
     spreads: tuple[float, ...] = (0.01, 0.04)
     recovery: float = 0.2
+    fumble: float | None = None
     preset: str = "small"
     image_size: int | None = None
     steps: int = 24000
     optimiser: OptimiserKind = TrainConfig.optimiser
     batch_size: int = 32
     learning_rate: float = 1e-3
+    shift: float | None = None
+    jitter: float | None = None
     paraphrase: float = 0.0
     precision: Precision = TrainConfig.precision
     intent_noise: float = 0.04
@@ -219,6 +222,7 @@ def collections(config: SuitesConfig, number: int) -> Iterator[CollectConfig]:
             seed=config.seed + 100 * number + at % len(config.spreads),
             spread=spread,
             recovery=config.recovery,
+            fumble=config.fumble or 0.0,
             max_steps=config.max_steps,
             resume=True,
         )
@@ -228,6 +232,7 @@ def collections(config: SuitesConfig, number: int) -> Iterator[CollectConfig]:
             yield replace(
                 part,
                 episodes=config.round_demonstrations,
+                fumble=0.0,
                 policy=policy_folder(config, LIBRA, number - 1),
                 pass_over=config.pass_over,
             )
@@ -253,7 +258,8 @@ def trainings(config: SuitesConfig, number: int) -> Iterator[TrainConfig]:
                 precision=config.precision,
                 intent_noise=config.intent_noise,
                 curriculum="none",
-                shift=0.02,
+                shift=TrainConfig.shift if config.shift is None else config.shift,
+                jitter=TrainConfig.jitter if config.jitter is None else config.jitter,
                 ema=0.998,
                 seed=config.seed + number,
                 threads=1,
