@@ -220,14 +220,12 @@ def run_trial(job: Job) -> Trial:
 def count_closings(chunks: Sequence[ChunkRecord], convention: ActionConvention) -> int | None:
     """How often the actions that were carried out went from opening to closing the gripper, one
     that closes from the start counted in; None without a gripper."""
-    if convention.gripper is None:
+    if (gripper := convention.gripper) is None:
         return None
+    told = np.array([a for c in chunks for a in c.actions[: c.executed, gripper]])
     middle = (convention.gripper_open + convention.gripper_closed) / 2
-    told = np.concatenate(
-        [np.zeros(0), *(c.actions[: c.executed, convention.gripper] for c in chunks)]
-    )
     closed = (told > middle) == (convention.gripper_closed > middle)
-    return int(np.sum(closed & ~np.append(False, closed[:-1]))) if len(closed) else 0
+    return int(np.sum(np.diff(closed.astype(int), prepend=0) == 1))
 
 
 def _without_asynchrony(job: Job) -> Job:
