@@ -349,8 +349,6 @@ from pathlib import Path
 from fakes import SPACE, TOY, ToyEnv, load_scripted
 from libra_vla.evaluation.config import EvalConfig
 from libra_vla.evaluation.evaluate import evaluate
-from libra_vla.evaluation.trial import count_closings
-from libra_vla.execution.trace import ChunkRecord
 
 if __name__ == "__main__":
     out, resume = Path(sys.argv[1]), sys.argv[2] == "resume"
