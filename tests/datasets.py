@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from libra_vla.action_space import ActionConvention
+from libra_vla.data.lerobot import DRAWN_EVERY
 from libra_vla.data.writer import DatasetWriter
 
 CONVENTION = ActionConvention(
@@ -23,8 +24,13 @@ def write_dataset(
     length: int = 12,
     cameras: tuple[str, ...] = ("agentview", "wrist"),
     convention: ActionConvention = CONVENTION,
+    drawn_every: int = 1,
 ) -> Path:
-    """Writes episodes of two instructions in turn; returns the folder."""
+    """Writes episodes of two instructions in turn; returns the folder.
+
+    Args:
+        drawn_every: frames from one new picture to the next; those between repeat it.
+    """
     writer = DatasetWriter(
         path,
         fps=20.0,
@@ -41,10 +47,12 @@ def write_dataset(
         actions = np.zeros((length, convention.size), dtype=np.float32)
         actions[:, :2] = places / 32.0 - 1.0
         actions[:, -1] = np.where(np.arange(length) < length // 2, -1.0, 1.0)
+        shown = np.arange(length) // drawn_every * drawn_every
         writer.add_episode(
-            dict.fromkeys(cameras, frames),
+            dict.fromkeys(cameras, frames[shown]),
             rng.normal(size=(length, 4)).astype(np.float32),
             actions,
             ("go left", "go right")[episode % 2],
+            {DRAWN_EVERY: drawn_every} if drawn_every > 1 else None,
         )
     return path

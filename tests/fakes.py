@@ -113,6 +113,7 @@ class ToyEnv:
 
     def __init__(self, task: Task, image_size: int = 8) -> None:
         self.task, self.image_size = task, image_size
+        self.cameras = ("agentview",)
         self.renders = 0
         self.closed = False
 
@@ -124,10 +125,10 @@ class ToyEnv:
         self.position = np.zeros(3)
 
     def observe(self) -> Observation:
-        self.renders += 1
+        self.renders += bool(self.cameras)
         seen = observation(self.steps, self.position)
         shape = (self.image_size, self.image_size, 3)
-        images = {name: np.resize(image, shape) for name, image in seen.images.items()}
+        images = {name: np.resize(seen.images[name], shape) for name in self.cameras}
         return Observation(images, seen.state, self.task.instruction, seen.step)
 
     def step(self, action: np.ndarray) -> bool:

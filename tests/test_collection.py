@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import TOY
+from fakes import TOY, toy_tasks
 
 from libra_vla import collection
 from libra_vla.collection import Attempt, CollectConfig, Demonstration, demonstrate
+from libra_vla.collection.attempt import record
 from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.data.writer import encode
 from libra_vla.errors import LibraError
@@ -223,6 +224,44 @@ def test_real_demonstrations_are_reproducible(tmp_path: Path):
     frames = dataset.frames(0, "agentview").astype(int)
     assert frames.shape == (first.length, 64, 64, 3)
     assert np.abs(frames[-1] - frames[0]).max() > 60, "nothing moved"
+
+
+def test_fewer_pictures_change_nothing_else(tmp_path: Path):
+    recordings, renders = {}, {}
+    for every in (1, 2):
+        env = TOY.make_env(toy_tasks("toy")[1], image_size=SIZE)
+        env.reset(seed=0)
+        recordings[every] = record(
+            env,
+            TOY.make_expert(env, seed=0),
+            rng=np.random.default_rng(1),
+            noise=0.5,
+            max_steps=9,
+            draw_every=every,
+        )
+        renders[every] = env.renders
+        assert env.cameras == TOY.cameras, "and they look again afterwards"
+    whole, sparse = recordings.values()
+    np.testing.assert_array_equal(whole.actions, sparse.actions)
+    np.testing.assert_array_equal(whole.states, sparse.states)
+    assert renders == {1: 3, 2: 2}
+    frames = {every: made.frames["agentview"] for every, made in recordings.items()}
+    for shown, drawn in enumerate((0, 0, 2)):
+        np.testing.assert_array_equal(frames[2][shown], frames[1][drawn])
+    assert (frames[1][1] != frames[1][0]).any()
+
+
+def test_an_episode_remembers_how_often_it_was_drawn(tmp_path: Path):
+    options = {"tasks": "task_1", "episodes": 2, "noise": 0.5, "seed": 1, "draw_every": 2}
+    settings = replace(config(tmp_path / "set", **options), suite="toy")
+    collection.collect(settings, benchmark=TOY)
+    dataset = LeRobotDataset.open(tmp_path / "set")
+    assert [episode.drawn_every for episode in dataset.episodes] == [2, 2]
+    assert dataset.metadata["draw_every"] == 2
+    film = dataset.frames(0, "agentview").astype(int)
+    assert abs(film[1] - film[0]).max() < abs(film[2] - film[0]).max()
+    with pytest.raises(LibraError, match="draw_every is 0: expected at least 1 control step"):
+        config(tmp_path, draw_every=0)
 
 
 def test_any_benchmark_is_demonstrated_with_its_own_robot(tmp_path: Path):

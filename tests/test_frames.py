@@ -79,6 +79,21 @@ def test_a_store_is_built_once_and_again_when_stale(tmp_path: Path, monkeypatch)
     assert len(list((tmp_path / "set" / ".cache").iterdir())) == 1
 
 
+def test_pictures_that_repeat_are_stored_once(tmp_path: Path):
+    whole = LeRobotDataset.open(write_dataset(tmp_path / "whole"))
+    every, sparse = (
+        FrameStore.open(dataset, 64, ["wrist"])
+        for dataset in (
+            whole,
+            LeRobotDataset.open(write_dataset(tmp_path / "sparse", drawn_every=5)),
+        )
+    )
+    new = np.concatenate([e.start + np.array([0, 5, 10]) for e in whole.episodes])
+    assert every.frames.shape[0] == 4 * 12 and sparse.frames.shape[0] == 4 * 3
+    assert np.abs(every.of(new).astype(int) - sparse.of(new)).mean() < 2.0  # other key frames
+    np.testing.assert_array_equal(sparse.of(new + 1), sparse.of(new))
+
+
 def test_a_store_that_fails_leaves_nothing(tmp_path: Path):
     path = write_dataset(tmp_path / "set")
     dataset = LeRobotDataset.open(path)

@@ -17,6 +17,7 @@ from datasets import write_dataset
 from safetensors.torch import load_file
 
 from libra_vla.data.lerobot import LeRobotDataset
+from libra_vla.data.merge import merge
 from libra_vla.errors import LibraError
 from libra_vla.policies import load_policy
 from libra_vla.training import TrainConfig, train
@@ -329,6 +330,32 @@ def test_the_planner_sees_the_past_and_never_another_episode(samples: Samples):
     expected = np.clip(np.floor((now + 1) / 2 * np.array([11, 11, 2])), 0, [10, 10, 1])
     assert np.array_equal(ahead, expected.astype(int))
     assert batch.actions_valid[:, 0].all() and not batch.actions_valid.all()
+
+
+def test_nothing_is_learned_from_a_picture_that_repeats(data: Path, tmp_path: Path):
+    """Two kinds of episodes in one dataset: every picture new, and every fifth."""
+    write_dataset(tmp_path / "sparse", drawn_every=5)
+    merge([data, tmp_path / "sparse"], tmp_path / "both")
+    dataset = LeRobotDataset.open(tmp_path / "both")
+    policy, _, _ = build_policy(config(tmp_path / "both", Path("unused")), dataset)
+    whole, sparse = (
+        Samples.of(policy, dataset, [e.index for e in dataset.episodes if e.drawn_every == every])
+        for every in (1, 5)
+    )
+    assert len(whole.rows) == 4 * len(sparse.rows) == 48
+    batch = sparse.batch(np.random.default_rng(0), 512, focus=0.5)
+    assert set(batch.offset.tolist()) == {0, 5}
+    for moment, action in (
+        (batch.current, batch.actions[:, 0, 0]),
+        (batch.planned, batch.coarse[:, 0, 0] / 5 - 1),
+    ):
+        brightness = moment.images[:, 0].mean(dim=1)
+        columns = (brightness * torch.arange(64)).sum((1, 2)) / brightness.sum((1, 2))
+        assert np.corrcoef(columns, action)[0, 1] > 0.95, "the picture is that of another row"
+    blind = Samples(
+        dataset, [4], policy.config, policy.action_space, policy.state_statistics, cameras=()
+    )
+    assert len(blind.rows) == 12, "without pictures every row is as good"
 
 
 def test_focus_is_on_what_leads_to_a_grasp(samples: Samples, data: Path):

@@ -12,6 +12,7 @@ from libra_vla.collection.config import CollectConfig
 from libra_vla.collection.disturbance import Disturbance, draw_disturbance
 from libra_vla.collection.fumble import fumble
 from libra_vla.collection.handover import drive
+from libra_vla.data.lerobot import DRAWN_EVERY
 from libra_vla.data.writer import Clip, encode
 from libra_vla.evaluation.policies import LoadPolicy, load_policy
 from libra_vla.simulation.benchmark import Benchmark, Environment, Expert, Task, keep_environment
@@ -59,7 +60,8 @@ def demonstrate(attempt: Attempt) -> Demonstration:
     not recorded. The episode remembers `hand_over`, the control steps that a policy had driven
     until then (0: none), where there is a policy, `fumbled`, those of a grasp or placement that
     missed before it (0: none), where there are such, and `disturbed_at`, the step at which a
-    disturbance began (0: before the expert looked; -1: never), where there are disturbances.
+    disturbance began (0: before the expert looked; -1: never), where there are disturbances. Where
+    pictures repeat, `drawn_every` says how often a new one comes.
     """
     config, benchmark = attempt.config, attempt.benchmark
     env = keep_environment(
@@ -88,8 +90,16 @@ def demonstrate(attempt: Attempt) -> Demonstration:
     env.cameras = benchmark.cameras
     expert = benchmark.make_expert(env, seed=expert_seed)
     recording = record(
-        env, expert, rng=rng, noise=level, max_steps=config.max_steps, disturbance=disturbance
+        env,
+        expert,
+        rng=rng,
+        noise=level,
+        max_steps=config.max_steps,
+        disturbance=disturbance,
+        draw_every=config.draw_every,
     )
+    if config.draw_every > 1:
+        extra[DRAWN_EVERY] = config.draw_every
     if config.recovery:
         begun = disturbance is not None and disturbance.start < len(recording.actions)
         extra["disturbed_at"] = disturbance.start if disturbance and begun else -1
@@ -98,7 +108,12 @@ def demonstrate(attempt: Attempt) -> Demonstration:
     if success:
         for camera, images in recording.frames.items():
             path = attempt.folder / f"{attempt.task.index}-{attempt.number}-{camera}.mp4"
-            videos[camera] = encode(np.stack(images), path, fps=benchmark.convention.rate_hz)
+            videos[camera] = encode(
+                np.stack(images),
+                path,
+                fps=benchmark.convention.rate_hz,
+                drawn_every=config.draw_every,
+            )
     states, actions = np.array(recording.states), np.array(recording.actions)
     return Demonstration(success, videos, states, actions, level, extra)
 
@@ -140,6 +155,7 @@ def record(
     noise: float,
     max_steps: int,
     disturbance: Disturbance | None = None,
+    draw_every: int = 1,
 ) -> Recording:
     """Lets the expert finish what it finds.
 
@@ -148,6 +164,7 @@ def record(
         noise: its standard deviation; the gripper has none.
         disturbance: what is carried out instead of the expert's actions for a while; one that
             starts at step 0 is over before the expert looks, and is not recorded.
+        draw_every: control steps from one new picture to the next; see `CollectConfig`.
     """
     if disturbance is not None and disturbance.start == 0:
         for moment in range(len(disturbance.actions)):
@@ -155,11 +172,12 @@ def record(
         disturbance = None
     expert.reset()
     moving = np.arange(env.convention.size) != env.convention.gripper
-    recording = Recording({camera: [] for camera in env.cameras})
+    cameras, recording = env.cameras, Recording({camera: [] for camera in env.cameras})
     while not expert.done and len(recording.actions) < max_steps:
+        env.cameras = cameras if len(recording.actions) % draw_every == 0 else ()
         seen, action = env.observe(), expert.act()
-        for camera, image in seen.images.items():
-            recording.frames[camera].append(image)
+        for camera, images in recording.frames.items():
+            images.append(seen.images[camera] if env.cameras else images[-1])
         recording.states.append(seen.state)
         disturbed = action.copy()
         disturbed[moving] += noise * rng.standard_normal(moving.sum())
@@ -167,4 +185,5 @@ def record(
             disturbed = disturbance.at(len(recording.actions), instead_of=disturbed)
         recording.actions.append(action)
         env.step(np.clip(disturbed, -1.0, 1.0))
+    env.cameras = cameras
     return recording

@@ -32,6 +32,9 @@ class CollectConfig:
             of them is taken. If any, it drives for at least half of the step budget: the expert
             takes over where the policy has failed.
         image_size: side of the recorded frames, pixels.
+        draw_every: control steps from one recorded picture to the next; in between the last one is
+            repeated, and nothing is trained on. Where drawing takes most of the time, this buys
+            more demonstrations; at the chunk H of a policy it still sees all that it plans on.
         meshes: what scenes are drawn with, recorded in the dataset; by default the fastest the
             benchmark has: "decimated" on LIBERO, otherwise "stock".
         max_steps: control steps after which an attempt has failed.
@@ -52,6 +55,7 @@ class CollectConfig:
     beta: float = 0.0
     pass_over: int = 0
     image_size: int = 128
+    draw_every: int = 1
     meshes: str | None = None
     max_steps: int = 400
     resume: bool = False
@@ -62,6 +66,8 @@ class CollectConfig:
                 f"cannot collect {self.episodes} episodes of {self.image_size} px with "
                 f"{self.workers} workers: expected at least 1, an even size from 16, and 0 or more"
             )
+        if self.draw_every < 1:
+            raise LibraError(f"draw_every is {self.draw_every}: expected at least 1 control step")
         if min(self.spread, self.noise) < 0:
             raise LibraError("spread and noise must not be negative")
         for name in ("recovery", "fumble", "beta"):

@@ -17,10 +17,16 @@ class FrameStore:
     """Resized frames of every episode.
 
     Attributes:
-        frames: uint8 [T, C, size, size, 3], memory-mapped.
+        frames: uint8 [K, C, size, size, 3], memory-mapped: every picture that is not a repetition.
+        shown: which of them each row of the dataset has, int64 [T].
     """
 
     frames: np.ndarray
+    shown: np.ndarray
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """The frames of rows [B] of the dataset, uint8 [B, C, size, size, 3]."""
+        return self.frames[self.shown[rows]]
 
     @classmethod
     def open(cls, dataset: LeRobotDataset, size: int, cameras: Sequence[str]) -> "FrameStore":
@@ -34,7 +40,7 @@ class FrameStore:
         path = dataset.path / ".cache" / name
         if not path.exists():
             _build(dataset, size, cameras, path)
-        return cls(np.load(path, mmap_mode="r", allow_pickle=False))
+        return cls(np.load(path, mmap_mode="r", allow_pickle=False), _shown(dataset))
 
 
 def _build(dataset: LeRobotDataset, size: int, cameras: Sequence[str], path: Path) -> None:
@@ -44,14 +50,21 @@ def _build(dataset: LeRobotDataset, size: int, cameras: Sequence[str], path: Pat
     header = {
         "descr": "|u1",
         "fortran_order": False,
-        "shape": (len(dataset.states), len(cameras), size, size, 3),
+        "shape": (int(_shown(dataset)[-1]) + 1, len(cameras), size, size, 3),
     }
     # Written rather than mapped: a full disk is an error then, and not a bus error.
     with atomic_file(path) as partial, partial.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for episode in tqdm(dataset.episodes, desc="decode", unit="episode", leave=False):
-            block = np.empty((episode.length, *header["shape"][1:]), dtype=np.uint8)
+            new = np.arange(0, episode.length, episode.drawn_every)
+            block = np.empty((len(new), *header["shape"][1:]), dtype=np.uint8)
             for column, camera in enumerate(cameras):
-                for row, frame in enumerate(dataset.frames(episode.index, camera)):
+                for row, frame in enumerate(dataset.frames(episode.index, camera, new)):
                     block[row, column] = resize(frame, size)
             file.write(block.data)
+
+
+def _shown(dataset: LeRobotDataset) -> np.ndarray:
+    """Which picture, counted without repetitions, each row of a dataset has, int64 [T]."""
+    new = [np.arange(e.length) % e.drawn_every == 0 for e in dataset.episodes]
+    return np.cumsum(np.concatenate(new)) - 1

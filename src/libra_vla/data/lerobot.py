@@ -29,6 +29,8 @@ IMAGES = "observation.images."
 STATE, ACTION = "observation.state", "action"
 EXTRAS = "meta/libra_vla.json"
 """What LeRobot has no place for: the action convention, and how the data were made."""
+DRAWN_EVERY = "drawn_every"
+"""Column of `meta/episodes`: frames from one new picture to the next; those between repeat it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Episode:
     length: int
     instruction: str
     place: dict[str, Any]
+
+    @property
+    def drawn_every(self) -> int:
+        """Frames from one new picture to the next; those between repeat the last one."""
+        return int(self.place.get(DRAWN_EVERY) or 1)
 
 
 @dataclass(frozen=True)

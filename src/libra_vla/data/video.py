@@ -11,12 +11,20 @@ from av.error import FFmpegError
 from libra_vla.errors import LibraError
 from libra_vla.files import atomic_file
 
-QUALITY: dict[str, object] = {"crf": "18", "preset": "veryfast", "g": "2"}
-"""x264 settings: a key frame every second frame (LeRobot's choice) makes random access cheap."""
+QUALITY: dict[str, object] = {"crf": "18", "preset": "veryfast"}
+"""x264 settings."""
+KEY_EVERY = 2
+"""A key frame every second frame (LeRobot's choice) makes random access cheap."""
 
 
-def write_video(path: Path | str, frames: Iterable[np.ndarray], *, fps: float) -> None:
+def write_video(
+    path: Path | str, frames: Iterable[np.ndarray], *, fps: float, drawn_every: int = 1
+) -> None:
     """Encodes uint8 [h, w, 3] frames as H.264 (yuv420p: every browser plays it), atomically.
+
+    Args:
+        drawn_every: frames from one new picture to the next, where pictures repeat: only every
+            second new one needs to be a key frame then.
 
     Raises:
         LibraError: no frames, an odd side, or a disk that is full.
@@ -33,7 +41,7 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], *, fps: float) -
                 stream = container.add_stream("libx264", rate=Fraction(round(fps * 1000), 1000))
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 # One thread: encoding happens in workers, and the result stays the same.
-                stream.options = dict(QUALITY, threads="1")
+                stream.options = dict(QUALITY, g=str(KEY_EVERY * drawn_every), threads="1")
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             picture.pts = index
             container.mux(stream.encode(picture))

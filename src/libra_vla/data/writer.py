@@ -51,14 +51,17 @@ class Clip:
     stats: Statistics
 
 
-def encode(frames: np.ndarray, path: Path, *, fps: float) -> Clip:
+def encode(frames: np.ndarray, path: Path, *, fps: float, drawn_every: int = 1) -> Clip:
     """Encodes frames, uint8 [n, h, w, 3], into a file beside the dataset, in any process.
+
+    Args:
+        drawn_every: see `write_video`.
 
     Raises:
         LibraError: see `write_video`.
     """
-    write_video(path, frames, fps=fps)
-    return Clip(path, image_statistics(frames))
+    write_video(path, frames, fps=fps, drawn_every=drawn_every)
+    return Clip(path, image_statistics(frames[::drawn_every]))
 
 
 class DatasetWriter:

@@ -91,7 +91,7 @@ class Samples:
         self.config, self.action_space = config, action_space
         # A policy without images is trained without decoding any.
         self.frames = (
-            FrameStore.open(dataset, config.image_size, cameras).frames if cameras else None
+            FrameStore.open(dataset, config.image_size, cameras) if cameras else None
         )
         self.states = state_statistics.standardise(dataset.states)
         self.actions = action_space.normalise(dataset.actions)
@@ -99,14 +99,23 @@ class Samples:
         self.instruction = np.empty(len(self.states), dtype=object)
         self.first = np.zeros(len(self.states), dtype=np.int64)
         self.last = np.zeros(len(self.states), dtype=np.int64)
+        self.every = np.ones(len(self.states), dtype=np.int64)
         rows = []
         for index in episodes:
             episode = dataset.episodes[index]
             span = slice(episode.start, episode.start + episode.length)
             self.instruction[span] = episode.instruction
             self.first[span], self.last[span] = episode.start, span.stop - 1
+            self.every[span] = episode.drawn_every
             rows.append(np.arange(span.start, span.stop))
-        self.rows = np.concatenate(rows)
+        self._rows = np.concatenate(rows)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """The rows to draw from, int64 [K]: those whose picture is their own, if any is looked at."""
+        if self.frames is None:
+            return self._rows
+        return self._rows[(self._rows - self.first[self._rows]) % self.every[self._rows] == 0]
 
     @classmethod
     def of(cls, policy: LibraPolicy, dataset: LeRobotDataset, episodes: Sequence[int]) -> "Samples":
@@ -125,8 +134,8 @@ class Samples:
         """The rows, int64 [K], whose action is the first of an opened or a closed gripper."""
         gripper = self.action_space.convention.gripper
         if gripper is None:
-            return self.rows[:0]
-        changes = self.rows[1:][np.diff(self.coarse[self.rows, gripper]) != 0]
+            return self._rows[:0]
+        changes = self._rows[1:][np.diff(self.coarse[self._rows, gripper]) != 0]
         return changes[changes > self.first[changes]]
 
     @cached_property
@@ -140,9 +149,8 @@ class Samples:
         changes = self.gripper_changes
         if not len(changes):
             raise LibraError("focus needs a gripper that opens or closes: leave out --focus")
-        return np.unique(
-            np.maximum(changes[:, None] - np.arange(steps + 1), self.first[changes, None])
-        )
+        before = np.maximum(changes[:, None] - np.arange(steps + 1), self.first[changes, None])
+        return np.intersect1d(before, self.rows)
 
     def batch(
         self,
@@ -159,7 +167,9 @@ class Samples:
         if focus > 0.0:
             chosen = rng.random(size) < focus
             current = np.where(chosen, rng.choice(self.decisive, size=size), current)
-        offset = rng.integers(0, (config.horizon_factor - 1) * config.chunk + 1, size=size)
+        every = self.every[current] if self.frames is not None else 1
+        oldest = (config.horizon_factor - 1) * config.chunk
+        offset = rng.integers(0, oldest // every + 1, size=size) * every
         offset = np.minimum(offset, current - self.first[current])
         planned = current - offset
         coarse, coarse_valid = self.ahead(self.coarse, planned, config.macro_horizon)
@@ -203,7 +213,7 @@ class Samples:
             size = self.config.image_size
             images = np.zeros((len(rows), 0, 3, size, size), dtype=np.float32)
         else:
-            images = augmentation.apply(self.frames[rows], rng)
+            images = augmentation.apply(self.frames.of(rows), rng)
         return Moment(
             images=torch.from_numpy(images),
             state=torch.from_numpy(self.states[rows]),

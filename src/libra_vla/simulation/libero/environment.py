@@ -18,6 +18,7 @@ from libra_vla.action_space import ActionConvention
 from libra_vla.errors import LibraError, unknown
 from libra_vla.observation import Observation
 from libra_vla.simulation.benchmark import Task
+from libra_vla.simulation.libero.control import ArmControl
 from libra_vla.simulation.libero.renderer import Renderer
 from libra_vla.simulation.libero.suites import SETTLE_STEPS, bddl_file
 from libra_vla.simulation.rendering import choose_backend
@@ -80,6 +81,7 @@ class LiberoEnv:
         self.success, self.steps_taken = False, 0
         choose_backend(required=render)
         self.robosuite_env = _build(task)
+        self._control = ArmControl(self.robosuite_env)
         self._watch()
         self._renderer = (
             Renderer(
@@ -273,7 +275,10 @@ class LiberoEnv:
             for substep in range(int(env.control_timestep / env.model_timestep)):
                 mujoco.mj_step1(model, data)
                 solve()
-                env._pre_action(action, policy_step=substep == 0)
+                if substep == 0:
+                    env._pre_action(action, policy_step=True)
+                else:
+                    self._control.apply(action[-1:], solve)
                 self._posed = np.array(data.qpos)
                 mujoco.mj_step2(model, data)
                 env._update_observables()

@@ -193,6 +193,8 @@ def plan_grasp(
     candidates = _candidates(target, position, rotation, goal, base, hold)
     near = (np.abs(others - position)[:, :2] < 0.2).all(axis=1)
     nearby = others[near & (others[:, 2] > target[:, 2].min())]
+    if around_goal is not None:
+        around_goal = around_goal[(np.abs(around_goal - goal)[:, :2] < 0.3).all(axis=1)]
     best = None
     for grasp in sorted(candidates, key=lambda grasp: grasp.cost):
         if best is not None and grasp.cost >= best.cost:
