@@ -39,7 +39,7 @@ def before_grasps(samples: Samples, dataset: LeRobotDataset) -> np.ndarray:
     fingers = dataset.actions[changes, gripper]
     closes = changes[abs(fingers - closed) < abs(fingers - opened)]
     rows = closes[:, None] - np.arange(BEFORE[0], BEFORE[1] + 1)
-    return np.unique(rows[rows >= samples.first[closes, None]])
+    return np.intersect1d(rows[rows >= samples.first[closes, None]], samples.rows)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from libra_vla.action_space import ActionConvention
-from libra_vla.data.lerobot import DRAWN_EVERY
+from libra_vla.data.lerobot import DRAWN_EVERY, SHOVED, Episode
 from libra_vla.data.writer import DatasetWriter
 
 CONVENTION = ActionConvention(
@@ -25,11 +25,13 @@ def write_dataset(
     cameras: tuple[str, ...] = ("agentview", "wrist"),
     convention: ActionConvention = CONVENTION,
     drawn_every: int = 1,
+    shoved: str = "",
 ) -> Path:
     """Writes episodes of two instructions in turn; returns the folder.
 
     Args:
         drawn_every: frames from one new picture to the next; those between repeat it.
+        shoved: frames to learn nothing from, see `libra_vla.data.lerobot.SHOVED`.
     """
     writer = DatasetWriter(
         path,
@@ -47,12 +49,14 @@ def write_dataset(
         actions = np.zeros((length, convention.size), dtype=np.float32)
         actions[:, :2] = places / 32.0 - 1.0
         actions[:, -1] = np.where(np.arange(length) < length // 2, -1.0, 1.0)
-        shown = np.arange(length) // drawn_every * drawn_every
+        columns = {DRAWN_EVERY: drawn_every, SHOVED: shoved}
+        drawn = Episode(0, 0, length, "", columns).drawn
+        shown = drawn[np.searchsorted(drawn, np.arange(length), side="right") - 1]
         writer.add_episode(
             dict.fromkeys(cameras, frames[shown]),
             rng.normal(size=(length, 4)).astype(np.float32),
             actions,
             ("go left", "go right")[episode % 2],
-            {DRAWN_EVERY: drawn_every} if drawn_every > 1 else None,
+            columns if drawn_every > 1 or shoved else None,
         )
     return path

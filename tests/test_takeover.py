@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from libra_vla.action_space import ActionSpace
 from libra_vla.collection import Attempt, CollectConfig, Demonstration, collect, demonstrate
 from libra_vla.collection.attempt import record
-from libra_vla.collection.disturbance import LEG, LEGS, PUSHED, TURN, Disturbance, draw_disturbance
+from libra_vla.collection.disturbance import (
+    LEFT_ALONE,
+    LEG,
+    LEGS,
+    PUSHED,
+    SHOVE,
+    TURN,
+    Disturbance,
+    draw_disturbance,
+    draw_shoves,
+)
 from libra_vla.collection.handover import drive
 from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.errors import LibraError
@@ -251,6 +261,20 @@ def test_disturbances_stay_within_the_convention(seed: int):
         assert np.isnan(gripper).all() or (gripper == -1.0).all()
 
 
+@given(seed=st.integers(0, 2**32 - 1))
+def test_shoves_leave_the_fingers_and_time_to_recover(seed: int):
+    convention = LIBERO.convention
+    shoves = draw_shoves(np.random.default_rng(seed), convention, 300)
+    ends = [0, *(shove.steps.stop for shove in shoves)]
+    gaps = np.array([shove.start for shove in shoves]) - ends[:-1]
+    assert LEFT_ALONE[0] <= gaps.min() and gaps.max() < LEFT_ALONE[1]
+    assert shoves[-1].start < 300 <= ends[-1] + LEFT_ALONE[1]
+    for shove in shoves:
+        assert SHOVE[0] <= len(shove.actions) < SHOVE[1]
+        assert len(np.unique(shove.actions[:, :6], axis=0)) == 1
+        assert (np.abs(shove.actions[:, :6]) <= 1.0).all() and np.isnan(shove.actions[:, 6]).all()
+
+
 def run_recording(disturbance: Disturbance | None) -> tuple[ToyEnv, np.ndarray, np.ndarray]:
     env = ToyEnv(toy_tasks("toy")[0])
     env.reset(seed=0)
@@ -272,6 +296,34 @@ def test_labels_stay_clean_whatever_is_carried_out():
     np.testing.assert_array_equal(actions, same)
     np.testing.assert_allclose(pushed[:, 0], [0.0, 0.01, 0.0], atol=1e-6)
     assert (env.steps, len(pushed)) == (3, 3)
+
+
+def test_shoves_are_carried_out_and_cut_a_recording():
+    """One shove at the second step, one that goes on beyond the end; a picture every other step."""
+    env = ToyEnv(toy_tasks("toy")[0])
+    env.reset(seed=0)
+    aside = np.array([[-1.0, 0.0, np.nan]])
+    recording = record(
+        env,
+        Reliable(env),
+        rng=np.random.default_rng(0),
+        noise=0.0,
+        max_steps=9,
+        shoves=[Disturbance(1, aside), Disturbance(2, aside.repeat(4, axis=0))],
+        draw_every=2,
+    )
+    np.testing.assert_array_equal(recording.actions, [[1.0, 0.0, -1.0]] * 3)
+    np.testing.assert_allclose([s[0] for s in recording.states], [0.0, 0.01, 0.0], atol=1e-6)
+    assert recording.shoved == [(1, 2), (2, 3)] and env.renders == 1
+    frames = recording.frames["agentview"]
+    assert len(frames) == 3 and frames[1] is frames[0] and frames[2] is frames[0]
+
+
+def test_episodes_remember_their_shoves(tmp_path: Path):
+    collect(config(tmp_path / "set", shoves=0.5, episodes=6), benchmark=SOLVABLE)
+    assert columns(LeRobotDataset.open(tmp_path / "set"), "shoved") == [""] * 12, "they are short"
+    with pytest.raises(LibraError, match=r"shoves is 1\.5: expected a probability"):
+        config(tmp_path, shoves=1.5)
 
 
 def test_episodes_remember_their_disturbance(tmp_path: Path):

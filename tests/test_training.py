@@ -358,6 +358,24 @@ def test_nothing_is_learned_from_a_picture_that_repeats(data: Path, tmp_path: Pa
     assert len(blind.rows) == 12, "without pictures every row is as good"
 
 
+def test_nothing_is_learned_across_a_shove(data: Path, tmp_path: Path):
+    """Shoved at frames 4 and 5, and for the last two of twelve; a picture every other frame."""
+    dataset = LeRobotDataset.open(
+        write_dataset(tmp_path / "set", drawn_every=2, shoved="4:6 10:12")
+    )
+    policy, episodes, _ = build_policy(config(tmp_path / "set", Path("unused")), dataset)
+    samples = Samples.of(policy, dataset, episodes)
+    starts = np.array([e.start for e in dataset.episodes])
+    np.testing.assert_array_equal(samples.rows, (starts[:, None] + [0, 2, 6, 8]).ravel())
+    batch = samples.batch(np.random.default_rng(0), 256)
+    assert set(batch.offset.tolist()) == {0, 2}
+    valid = batch.coarse_valid.sum(dim=1) - batch.offset
+    assert set(valid.tolist()) == {2, 4}, "a stretch has four frames, two of them to begin at"
+    columns = (batch.current.images[:, 0].mean(dim=1) * torch.arange(64)).sum((1, 2))
+    brightness = batch.current.images[:, 0].mean(dim=1).sum((1, 2))
+    assert np.corrcoef(columns / brightness, batch.actions[:, 0, 0])[0, 1] > 0.95
+
+
 def test_focus_is_on_what_leads_to_a_grasp(samples: Samples, data: Path):
     first = np.unique(samples.first[samples.rows])
     expected = (first[:, None] + np.arange(7)).ravel()  # the gripper closes at the seventh row

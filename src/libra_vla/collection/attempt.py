@@ -1,7 +1,7 @@
 """One attempt at a demonstration, as a worker process makes it."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from libra_vla.collection.config import CollectConfig
-from libra_vla.collection.disturbance import Disturbance, draw_disturbance
+from libra_vla.collection.disturbance import Disturbance, draw_disturbance, draw_shoves
 from libra_vla.collection.fumble import fumble
 from libra_vla.collection.handover import drive
-from libra_vla.data.lerobot import DRAWN_EVERY
+from libra_vla.data.lerobot import DRAWN_EVERY, SHOVED
 from libra_vla.data.writer import Clip, encode
 from libra_vla.evaluation.policies import LoadPolicy, load_policy
 from libra_vla.simulation.benchmark import Benchmark, Environment, Expert, Task, keep_environment
@@ -61,7 +61,8 @@ def demonstrate(attempt: Attempt) -> Demonstration:
     until then (0: none), where there is a policy, `fumbled`, those of a grasp or placement that
     missed before it (0: none), where there are such, and `disturbed_at`, the step at which a
     disturbance began (0: before the expert looked; -1: never), where there are disturbances. Where
-    pictures repeat, `drawn_every` says how often a new one comes.
+    pictures repeat, `drawn_every` says how often a new one comes; where there are shoves, `shoved`
+    says when.
     """
     config, benchmark = attempt.config, attempt.benchmark
     env = keep_environment(
@@ -87,6 +88,9 @@ def demonstrate(attempt: Attempt) -> Demonstration:
     disturbance = None
     if not fumbled and config.recovery and rng.random() < config.recovery:
         disturbance = draw_disturbance(rng, benchmark.convention, attempt.task.step_budget)
+    shoves = []
+    if config.shoves and rng.random() < config.shoves:
+        shoves = draw_shoves(rng, benchmark.convention, config.max_steps)
     env.cameras = benchmark.cameras
     expert = benchmark.make_expert(env, seed=expert_seed)
     recording = record(
@@ -96,8 +100,11 @@ def demonstrate(attempt: Attempt) -> Demonstration:
         noise=level,
         max_steps=config.max_steps,
         disturbance=disturbance,
+        shoves=shoves,
         draw_every=config.draw_every,
     )
+    if config.shoves:
+        extra[SHOVED] = " ".join(f"{start}:{stop}" for start, stop in recording.shoved)
     if config.draw_every > 1:
         extra[DRAWN_EVERY] = config.draw_every
     if config.recovery:
@@ -140,11 +147,16 @@ def _hand_over(attempt: Attempt, env: Environment, seed: int, rng: np.random.Gen
 
 @dataclass
 class Recording:
-    """Frames by camera, states and clean actions, one of each per control step."""
+    """Frames by camera, states and clean actions, one of each per control step.
+
+    Attributes:
+        shoved: when the hand was shoved, as (first, last + 1) control step.
+    """
 
     frames: dict[str, list[np.ndarray]]
     states: list[np.ndarray] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
+    shoved: list[tuple[int, int]] = field(default_factory=list)
 
 
 def record(
@@ -155,6 +167,7 @@ def record(
     noise: float,
     max_steps: int,
     disturbance: Disturbance | None = None,
+    shoves: Sequence[Disturbance] = (),
     draw_every: int = 1,
 ) -> Recording:
     """Lets the expert finish what it finds.
@@ -164,6 +177,7 @@ def record(
         noise: its standard deviation; the gripper has none.
         disturbance: what is carried out instead of the expert's actions for a while; one that
             starts at step 0 is over before the expert looks, and is not recorded.
+        shoves: what is carried out instead in between, in order, and not to be learned from.
         draw_every: control steps from one new picture to the next; see `CollectConfig`.
     """
     if disturbance is not None and disturbance.start == 0:
@@ -173,8 +187,10 @@ def record(
     expert.reset()
     moving = np.arange(env.convention.size) != env.convention.gripper
     cameras, recording = env.cameras, Recording({camera: [] for camera in env.cameras})
-    while not expert.done and len(recording.actions) < max_steps:
-        env.cameras = cameras if len(recording.actions) % draw_every == 0 else ()
+    while not expert.done and (step := len(recording.actions)) < max_steps:
+        shove = next((shove for shove in shoves if step in shove.steps), None)
+        calm_since = max((s.steps.stop for s in shoves if s.steps.stop <= step), default=0)
+        env.cameras = cameras if not shove and (step - calm_since) % draw_every == 0 else ()
         seen, action = env.observe(), expert.act()
         for camera, images in recording.frames.items():
             images.append(seen.images[camera] if env.cameras else images[-1])
@@ -182,8 +198,14 @@ def record(
         disturbed = action.copy()
         disturbed[moving] += noise * rng.standard_normal(moving.sum())
         if disturbance is not None:
-            disturbed = disturbance.at(len(recording.actions), instead_of=disturbed)
+            disturbed = disturbance.at(step, instead_of=disturbed)
+        if shove is not None:
+            disturbed = shove.at(step, instead_of=disturbed)
         recording.actions.append(action)
         env.step(np.clip(disturbed, -1.0, 1.0))
     env.cameras = cameras
+    ended = len(recording.actions)
+    recording.shoved = [
+        (shove.start, min(shove.steps.stop, ended)) for shove in shoves if shove.start < ended
+    ]
     return recording

@@ -23,6 +23,9 @@ class CollectConfig:
             learns to correct.
         recovery: probability that an episode is disturbed: before it begins the hand is led astray,
             or in mid-episode the robot is pushed or lets go; labels stay clean.
+        shoves: probability that the hand is shoved off its way again and again while the expert
+            works. What it does in between is what is learned from: how to come back from where a
+            small policy drifts to.
         fumble: probability that the expert first misses a grasp or a placement, as small policies
             do. What it then does about that is recorded, and not disturbed.
         policy: folder that `libra train --out` wrote (DAgger): this policy drives up to a random
@@ -50,6 +53,7 @@ class CollectConfig:
     spread: float = 0.0
     noise: float = 0.1
     recovery: float = 0.0
+    shoves: float = 0.0
     fumble: float = 0.0
     policy: Path | None = None
     beta: float = 0.0
@@ -70,7 +74,7 @@ class CollectConfig:
             raise LibraError(f"draw_every is {self.draw_every}: expected at least 1 control step")
         if min(self.spread, self.noise) < 0:
             raise LibraError("spread and noise must not be negative")
-        for name in ("recovery", "fumble", "beta"):
+        for name in ("recovery", "shoves", "fumble", "beta"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise LibraError(f"{name} is {getattr(self, name)}: expected a probability, 0 to 1")
         if self.fumble and self.policy is not None:

@@ -13,6 +13,8 @@ LEGS, LEG = 3, (3, 9)
 PUSHED, PUSHED_UNTIL = (4, 9), 0.35
 """Control steps of a push in mid-episode, and the share of the step budget before which it begins:
 an expert seldom needs more than half."""
+SHOVE, LEFT_ALONE = (2, 6), (12, 41)
+"""Control steps of each shove of an episode that is full of them, and between two of them."""
 TURN = 0.3
 """Largest command in a rotation, as a share of the whole range."""
 
@@ -29,11 +31,16 @@ class Disturbance:
     start: int
     actions: np.ndarray
 
+    @property
+    def steps(self) -> range:
+        """The control steps at which they are carried out."""
+        return range(self.start, self.start + len(self.actions))
+
     def at(self, step: int, *, instead_of: np.ndarray | None = None) -> np.ndarray:
         """Returns the action [D] of a control step: `instead_of`, unless it is disturbed."""
         if instead_of is None:
             return self.actions[step - self.start]
-        if not self.start <= step < self.start + len(self.actions):
+        if step not in self.steps:
             return instead_of
         action = self.actions[step - self.start]
         return np.where(np.isnan(action), instead_of, action)
@@ -56,11 +63,34 @@ def draw_disturbance(
     else:
         latest = max(2, round(PUSHED_UNTIL * budget))
         start, legs, steps = int(rng.integers(1, latest)), 1, int(rng.integers(*PUSHED))
-    largest = np.array([TURN if unit.endswith("rad") else 1.0 for unit in convention.units])
-    directions = rng.uniform(-largest, largest, size=(legs, convention.size))
-    actions = np.repeat(directions, steps, axis=0)
+    actions = np.repeat(_directions(rng, convention, legs), steps, axis=0)
     if convention.gripper is not None:
         other = convention.gripper_closed if early else np.nan
         fingers = convention.gripper_open if rng.random() < 0.5 else other
         actions[:, convention.gripper] = fingers
     return Disturbance(start, actions)
+
+
+def draw_shoves(
+    rng: np.random.Generator, convention: ActionConvention, steps: int
+) -> list[Disturbance]:
+    """Draws shoves for a whole episode of at most `steps` control steps, one after the other.
+
+    They take the hand centimetres off its way at every stage of a task, as a policy's own errors
+    do; noise that is drawn anew at every step is averaged out before it comes to one. The fingers
+    do what the expert says.
+    """
+    shoves, start = [], int(rng.integers(*LEFT_ALONE))
+    while start < steps:
+        actions = _directions(rng, convention, 1).repeat(int(rng.integers(*SHOVE)), axis=0)
+        if convention.gripper is not None:
+            actions[:, convention.gripper] = np.nan
+        shoves.append(Disturbance(start, actions))
+        start += len(actions) + int(rng.integers(*LEFT_ALONE))
+    return shoves
+
+
+def _directions(rng: np.random.Generator, convention: ActionConvention, legs: int) -> np.ndarray:
+    """Commands [legs, D] in any direction, turning less than they move."""
+    largest = np.array([TURN if unit.endswith("rad") else 1.0 for unit in convention.units])
+    return rng.uniform(-largest, largest, size=(legs, convention.size))

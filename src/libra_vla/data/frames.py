@@ -56,15 +56,17 @@ def _build(dataset: LeRobotDataset, size: int, cameras: Sequence[str], path: Pat
     with atomic_file(path) as partial, partial.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for episode in tqdm(dataset.episodes, desc="decode", unit="episode", leave=False):
-            new = np.arange(0, episode.length, episode.drawn_every)
-            block = np.empty((len(new), *header["shape"][1:]), dtype=np.uint8)
+            block = np.empty((len(episode.drawn), *header["shape"][1:]), dtype=np.uint8)
             for column, camera in enumerate(cameras):
-                for row, frame in enumerate(dataset.frames(episode.index, camera, new)):
+                frames = dataset.frames(episode.index, camera, episode.drawn)
+                for row, frame in enumerate(frames):
                     block[row, column] = resize(frame, size)
             file.write(block.data)
 
 
 def _shown(dataset: LeRobotDataset) -> np.ndarray:
     """Which picture, counted without repetitions, each row of a dataset has, int64 [T]."""
-    new = [np.arange(e.length) % e.drawn_every == 0 for e in dataset.episodes]
-    return np.cumsum(np.concatenate(new)) - 1
+    new = np.zeros(len(dataset.states), dtype=np.int64)
+    for episode in dataset.episodes:
+        new[episode.start + episode.drawn] = 1
+    return np.cumsum(new) - 1

@@ -31,6 +31,9 @@ EXTRAS = "meta/libra_vla.json"
 """What LeRobot has no place for: the action convention, and how the data were made."""
 DRAWN_EVERY = "drawn_every"
 """Column of `meta/episodes`: frames from one new picture to the next; those between repeat it."""
+SHOVED = "shoved"
+"""Column of `meta/episodes`: frames at which something else than the action was carried out, as
+"12:16 40:43", each without its last; nothing is to be learned there, nor across."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,20 @@ class Episode:
     def drawn_every(self) -> int:
         """Frames from one new picture to the next; those between repeat the last one."""
         return int(self.place.get(DRAWN_EVERY) or 1)
+
+    @property
+    def stretches(self) -> list[tuple[int, int]]:
+        """Frames to learn from, as (first, last + 1) of each stretch between two shoves; all, where
+        nothing was shoved. Pictures are drawn anew from the beginning of each."""
+        shoved = [part.split(":") for part in (self.place.get(SHOVED) or "").split()]
+        starts = [0, *(int(stop) for _, stop in shoved)]
+        stops = [*(int(start) for start, _ in shoved), self.length]
+        return [(a, b) for a, b in zip(starts, stops, strict=True) if a < b]
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """Frames whose picture is their own, int64 [K]."""
+        return np.concatenate([np.arange(a, b, self.drawn_every) for a, b in self.stretches])
 
 
 @dataclass(frozen=True)
@@ -162,7 +179,7 @@ class LeRobotDataset:
                 )
 
     def frames(
-        self, episode: int, camera: str, indices: Sequence[int] | slice | None = None
+        self, episode: int, camera: str, indices: Sequence[int] | np.ndarray | slice | None = None
     ) -> np.ndarray:
         """Returns frames of an episode, uint8 [n, h, w, 3]: all, or those at `indices`.
 

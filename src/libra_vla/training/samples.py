@@ -76,7 +76,7 @@ class Samples:
     """Draws training batches from the frames, states and actions of a dataset.
 
     The planner's observation is up to (M - 1) x H steps older than the refiner's, as it will be
-    at run time, but never older than the episode.
+    at run time, but never older than the episode, or the stretch of it between two shoves.
     """
 
     def __init__(
@@ -90,9 +90,7 @@ class Samples:
     ) -> None:
         self.config, self.action_space = config, action_space
         # A policy without images is trained without decoding any.
-        self.frames = (
-            FrameStore.open(dataset, config.image_size, cameras) if cameras else None
-        )
+        self.frames = FrameStore.open(dataset, config.image_size, cameras) if cameras else None
         self.states = state_statistics.standardise(dataset.states)
         self.actions = action_space.normalise(dataset.actions)
         self.coarse = action_space.encode(self.actions)
@@ -103,16 +101,17 @@ class Samples:
         rows = []
         for index in episodes:
             episode = dataset.episodes[index]
-            span = slice(episode.start, episode.start + episode.length)
-            self.instruction[span] = episode.instruction
-            self.first[span], self.last[span] = episode.start, span.stop - 1
-            self.every[span] = episode.drawn_every
-            rows.append(np.arange(span.start, span.stop))
+            for start, stop in episode.stretches:
+                span = slice(episode.start + start, episode.start + stop)
+                self.instruction[span] = episode.instruction
+                self.first[span], self.last[span] = span.start, span.stop - 1
+                self.every[span] = episode.drawn_every
+                rows.append(np.arange(span.start, span.stop))
         self._rows = np.concatenate(rows)
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """The rows to draw from, int64 [K]: those whose picture is their own, if any is looked at."""
+        """The rows to draw from, int64 [K]; where pictures are looked at, those with their own."""
         if self.frames is None:
             return self._rows
         return self._rows[(self._rows - self.first[self._rows]) % self.every[self._rows] == 0]
