@@ -215,3 +215,19 @@ def test_on_the_command_line(tmp_path: Path, capsys):
     assert "2 datasets: 5 episodes" in capsys.readouterr().out
     assert main(["data", "info", str(tmp_path / "whole"), "--bins", "5"]) == 0
     assert "episodes 2 to 4 are from b" in capsys.readouterr().out
+
+
+def test_a_part_that_is_being_collected_is_merged_as_it_was(tmp_path: Path, monkeypatch):
+    """Another process adds an episode after its dataset was opened and before it is copied."""
+    still, growing = part(tmp_path / "a", [3], seed=0), part(tmp_path / "b", [4], seed=1)
+    longer = part(tmp_path / "c", [4, 5], seed=1)
+    copy = merge_module._Whole.add
+
+    def add_late(whole: object, dataset: LeRobotDataset) -> None:
+        if dataset.path == growing:
+            shutil.copytree(longer, growing, dirs_exist_ok=True)
+        copy(whole, dataset)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(merge_module._Whole, "add", add_late)
+    assert merge([still, growing], tmp_path / "both")["episodes"] == 2
+    assert [e.length for e in LeRobotDataset.open(tmp_path / "both").episodes] == [3, 4]

@@ -76,9 +76,10 @@ def test_no_two_collections_share_seeds_or_folders(tmp_path: Path):
     assert {part.spread for part in asked[0]} == {0.01, 0.04}
     assert all(part.policy is None and part.pass_over == 0 for part in asked[0])
     assert all(part.spread == 0.01 and part.policy for part in asked[1])
-    clumsy = replace(config, fumble=0.3)
-    assert {part.fumble for part in collections(clumsy, 0)} == {0.3}
-    assert {part.fumble for part in collections(clumsy, 1)} == {0.0}, "there the policy fumbles"
+    clumsy = replace(config, fumble=0.3, shoves=0.8, draw_every=5)
+    assert {(p.fumble, p.shoves, p.draw_every) for p in collections(clumsy, 0)} == {(0.3, 0.8, 5)}
+    there = {(p.fumble, p.shoves, p.draw_every) for p in collections(clumsy, 1)}
+    assert there == {(0.0, 0.0, 5)}, "the policy fumbles and drifts by itself"
 
 
 def test_evaluations_follow_the_official_protocol(tmp_path: Path):

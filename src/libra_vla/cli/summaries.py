@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-COLLECTED = ("suite", "seed", "spread", "noise", "recovery", "fumble", "image_size", "meshes")
+COLLECTED = (
+    "suite", "seed", "spread", "noise", "recovery", "shoves", "fumble", "image_size", "draw_every",
+    "meshes",
+)  # fmt: skip
 """What a summary says of how demonstrations were collected; the metadata hold more."""
 
 

@@ -114,6 +114,7 @@ class _Whole:
         rows = pa.concat_tables(
             [read_table(file) for file in episode_files(part.path)], promote_options="permissive"
         ).sort_by("episode_index")
+        rows = rows.slice(0, len(part.episodes))  # a part may be growing meanwhile
         tasks = self._tasks(part)
         rows, copies = self._move(rows, "data", part, "data_path")
         for source, target in copies:

@@ -49,7 +49,7 @@ class SuitesConfig:
         demonstrations: per task and spread, by the scripted experts.
         spreads: of the demonstrations, metres: as the benchmark has its objects, and wide enough
             for a policy to have to look. See `libra collect --spread`.
-        recovery, fumble: of the demonstrations; see `libra collect`.
+        recovery, fumble, shoves, draw_every: of the demonstrations; see `libra collect`.
         preset: of Libra; Libra-Base is its `-monolithic` twin.
         image_size: of both; by default the preset's. See `libra train`.
         steps: optimiser steps of the policies that are evaluated.
@@ -73,6 +73,8 @@ class SuitesConfig:
     spreads: tuple[float, ...] = (0.01, 0.04)
     recovery: float = 0.2
     fumble: float | None = None
+    shoves: float | None = None
+    draw_every: int | None = None
     preset: str = "small"
     image_size: int | None = None
     steps: int = 24000
@@ -223,6 +225,8 @@ def collections(config: SuitesConfig, number: int) -> Iterator[CollectConfig]:
             spread=spread,
             recovery=config.recovery,
             fumble=config.fumble or 0.0,
+            shoves=config.shoves or 0.0,
+            draw_every=config.draw_every or 1,
             max_steps=config.max_steps,
             resume=True,
         )
@@ -233,6 +237,7 @@ def collections(config: SuitesConfig, number: int) -> Iterator[CollectConfig]:
                 part,
                 episodes=config.round_demonstrations,
                 fumble=0.0,
+                shoves=0.0,
                 policy=policy_folder(config, LIBRA, number - 1),
                 pass_over=config.pass_over,
             )
