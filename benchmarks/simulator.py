@@ -100,7 +100,7 @@ def stock(turn: Turn) -> Outcome:
     return Outcome(len(actions), *watch.read(), np.array(actions), bool(success))
 
 
-def libra(turn: Turn, meshes: str = "stock") -> Outcome:
+def libra(turn: Turn, meshes: str = "stock", draw_every: int = 1) -> Outcome:
     """The same with this package's environment."""
     from libra_vla.simulation.libero.environment import LiberoEnv
 
@@ -111,8 +111,8 @@ def libra(turn: Turn, meshes: str = "stock") -> Outcome:
     act, done = _actor(turn, env)
     actions, success = [], False
     while not done(success) and len(actions) < turn.max_steps:
-        if turn.policy is None:
-            env.observe()  # a demonstration needs every frame
+        if turn.policy is None and len(actions) % draw_every == 0:
+            env.observe()  # a demonstration's frame; the expert looks at none
         actions.append(act(env.observe))
         success = env.step(actions[-1])
     return Outcome(len(actions), *watch.read(), np.array(actions), bool(success))
@@ -121,6 +121,11 @@ def libra(turn: Turn, meshes: str = "stock") -> Outcome:
 def libra_decimated(turn: Turn) -> Outcome:
     """With the coarser meshes that demonstrations are collected with."""
     return libra(turn, "decimated")
+
+
+def libra_sparse(turn: Turn) -> Outcome:
+    """And with a picture at every fifth control step."""
+    return libra(turn, "decimated", draw_every=5)
 
 
 def _actor(turn: Turn, env: Any) -> tuple[Callable[..., np.ndarray], Callable[[bool], bool]]:
@@ -202,7 +207,9 @@ def main() -> None:
     task = load_tasks(options.suite, [options.task])[0]
     seeds = range(options.episodes + 1)
     result: dict[str, Any] = {
-        "collecting": compare([stock, libra, libra_decimated], [Turn(task, s) for s in seeds])
+        "collecting": compare(
+            [stock, libra, libra_decimated, libra_sparse], [Turn(task, s) for s in seeds]
+        )
     }
     if options.policy:
         states = official_states(task)

@@ -50,6 +50,20 @@ class Demonstration:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class Recording:
+    """Frames by camera, states and clean actions, one of each per control step.
+
+    Attributes:
+        shoved: when the hand was shoved, as (first, last + 1) control step.
+    """
+
+    frames: dict[str, list[np.ndarray]]
+    states: list[np.ndarray] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)
+    shoved: list[tuple[int, int]] = field(default_factory=list)
+
+
 Run = Callable[[Attempt], Demonstration]
 
 
@@ -72,23 +86,11 @@ def demonstrate(attempt: Attempt) -> Demonstration:
         [config.seed, zlib.crc32(config.suite.encode()), attempt.task.index, attempt.number]
     )
     seed, level = int(rng.integers(2**31)), rng.uniform(0.0, config.noise)
-    expert_seed, extra = int(rng.integers(2**31)), {}
-    if config.policy is not None:
-        extra["hand_over"] = _hand_over(attempt, env, seed, rng)
-    else:
-        env.reset(seed=seed, spread=config.spread)
-    fumbled = 0
-    if config.fumble:
-        if rng.random() < config.fumble:
-            clumsy = benchmark.make_expert(env, seed=expert_seed)
-            fumbled = fumble(env, clumsy, rng=rng, noise=level, max_steps=config.max_steps)
-            if not fumbled:
-                env.reset(seed=seed, spread=config.spread)
-        extra["fumbled"] = fumbled
-    disturbance = None
-    if not fumbled and config.recovery and rng.random() < config.recovery:
+    expert_seed = int(rng.integers(2**31))
+    extra = _begin(attempt, env, rng, seed=seed, expert_seed=expert_seed, noise=level)
+    disturbance, shoves = None, []
+    if not extra.get("fumbled") and config.recovery and rng.random() < config.recovery:
         disturbance = draw_disturbance(rng, benchmark.convention, attempt.task.step_budget)
-    shoves = []
     if config.shoves and rng.random() < config.shoves:
         shoves = draw_shoves(rng, benchmark.convention, config.max_steps)
     env.cameras = benchmark.cameras
@@ -111,18 +113,51 @@ def demonstrate(attempt: Attempt) -> Demonstration:
         begun = disturbance is not None and disturbance.start < len(recording.actions)
         extra["disturbed_at"] = disturbance.start if disturbance and begun else -1
     success = bool(recording.actions and expert.done and expert.succeeded)
-    videos = {}
-    if success:
-        for camera, images in recording.frames.items():
-            path = attempt.folder / f"{attempt.task.index}-{attempt.number}-{camera}.mp4"
-            videos[camera] = encode(
-                np.stack(images),
-                path,
-                fps=benchmark.convention.rate_hz,
-                drawn_every=config.draw_every,
-            )
+    videos = _films(attempt, recording) if success else {}
     states, actions = np.array(recording.states), np.array(recording.actions)
     return Demonstration(success, videos, states, actions, level, extra)
+
+
+def _begin(
+    attempt: Attempt,
+    env: Environment,
+    rng: np.random.Generator,
+    *,
+    seed: int,
+    expert_seed: int,
+    noise: float,
+) -> dict[str, Any]:
+    """Starts an episode, and lets a policy drive or the expert fumble, if they are to.
+
+    Returns:
+        The columns `hand_over` and `fumbled` of the episode, as far as they apply.
+    """
+    config, benchmark = attempt.config, attempt.benchmark
+    if config.policy is not None:
+        return {"hand_over": _hand_over(attempt, env, seed, rng)}
+    env.reset(seed=seed, spread=config.spread)
+    if not config.fumble:
+        return {}
+    fumbled = 0
+    if rng.random() < config.fumble:
+        clumsy = benchmark.make_expert(env, seed=expert_seed)
+        fumbled = fumble(env, clumsy, rng=rng, noise=noise, max_steps=config.max_steps)
+        if not fumbled:
+            env.reset(seed=seed, spread=config.spread)
+    return {"fumbled": fumbled}
+
+
+def _films(attempt: Attempt, recording: Recording) -> dict[str, Clip]:
+    """Encodes what the cameras saw, one file per camera, in the attempt's folder."""
+    config, films = attempt.config, {}
+    for camera, images in recording.frames.items():
+        films[camera] = encode(
+            np.stack(images),
+            attempt.folder / f"{attempt.task.index}-{attempt.number}-{camera}.mp4",
+            fps=attempt.benchmark.convention.rate_hz,
+            drawn_every=config.draw_every,
+        )
+    return films
 
 
 def _hand_over(attempt: Attempt, env: Environment, seed: int, rng: np.random.Generator) -> int:
@@ -143,20 +178,6 @@ def _hand_over(attempt: Attempt, env: Environment, seed: int, rng: np.random.Gen
         rng=rng,
         pass_over=config.pass_over,
     )
-
-
-@dataclass
-class Recording:
-    """Frames by camera, states and clean actions, one of each per control step.
-
-    Attributes:
-        shoved: when the hand was shoved, as (first, last + 1) control step.
-    """
-
-    frames: dict[str, list[np.ndarray]]
-    states: list[np.ndarray] = field(default_factory=list)
-    actions: list[np.ndarray] = field(default_factory=list)
-    shoved: list[tuple[int, int]] = field(default_factory=list)
 
 
 def record(

@@ -1,4 +1,4 @@
-"""robosuite's operational-space control of the arm, bit for bit, in a third of its time.
+"""robosuite's operational-space control of the arm, bit for bit, without its detours.
 
 robosuite looks joints and sites up by their names and asks for the same Jacobian four times, at
 each of the 25 physics steps of a control step. What such a step needs is looked up once here; the
@@ -21,7 +21,7 @@ class ArmControl:
     def __init__(self, env: Any) -> None:
         from robosuite.controllers.osc import OperationalSpaceController
 
-        self._robot, self._sim = env.robots[0], env.sim
+        self._robot = env.robots[0]
         self._model, self._data = env.sim.model._model, env.sim.data._data
         controller, gripper, model = self._robot.controller, self._robot.gripper, self._model
         assert isinstance(controller, OperationalSpaceController) and controller.uncoupling
