@@ -98,9 +98,10 @@ class Samples:
         self.first = np.zeros(len(self.states), dtype=np.int64)
         self.last = np.zeros(len(self.states), dtype=np.int64)
         self.every = np.ones(len(self.states), dtype=np.int64)
-        rows = []
+        rows, drawn = [], []
         for index in episodes:
             episode = dataset.episodes[index]
+            drawn.append(episode.start + episode.drawn)
             for start, stop in episode.stretches:
                 span = slice(episode.start + start, episode.start + stop)
                 self.instruction[span] = episode.instruction
@@ -108,13 +109,8 @@ class Samples:
                 self.every[span] = episode.drawn_every
                 rows.append(np.arange(span.start, span.stop))
         self._rows = np.concatenate(rows)
-
-    @cached_property
-    def rows(self) -> np.ndarray:
-        """The rows to draw from, int64 [K]; where pictures are looked at, those with their own."""
-        if self.frames is None:
-            return self._rows
-        return self._rows[(self._rows - self.first[self._rows]) % self.every[self._rows] == 0]
+        # What to draw from: without a picture of its own a row would show another one's.
+        self.rows = self._rows if self.frames is None else np.concatenate(drawn)
 
     @classmethod
     def of(cls, policy: LibraPolicy, dataset: LeRobotDataset, episodes: Sequence[int]) -> "Samples":
