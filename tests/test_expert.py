@@ -33,19 +33,43 @@ def box(centre: tuple[float, float, float], size: tuple[float, float, float]) ->
 # Motion
 
 
-@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0))
-def test_the_funnel_narrows_downwards(one: float, other: float):
+SLOPES = st.floats(motion.GENTLE, motion.STEEPEST)
+
+
+@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), SLOPES)
+def test_the_funnel_narrows_downwards(one: float, other: float, slope: float):
     near, far = sorted((one, other))
-    heights = [motion.funnel(e, room=0.01, insertion=0.03, ceiling=0.2) for e in (near, far)]
+    heights = [motion.funnel(e, 0.01, 0.03, ceiling=0.2, slope=slope) for e in (near, far)]
     assert 0.0 <= heights[0] <= heights[1] <= 0.2
-    assert heights[1] - heights[0] <= motion.STEEPEST * (far - near) + 1e-12
-    assert motion.funnel(0.005, room=0.01, insertion=0.03, ceiling=0.2) == 0.0
-    assert motion.funnel(0.01, room=0.01, insertion=0.03, ceiling=0.2) == pytest.approx(0.03)
+    assert heights[1] - heights[0] <= max(motion.STEEP, slope) * (far - near) + 1e-12
+    assert motion.funnel(0.005, 0.01, 0.03, ceiling=0.2, slope=slope) == 0.0
 
 
-def test_a_narrow_funnel_is_no_steeper_than_can_be_followed():
-    height = motion.funnel(0.006, room=0.006, insertion=0.046, ceiling=0.2)
-    assert height == pytest.approx(motion.STEEPEST * 0.003)
+def test_above_what_fingers_go_around_the_funnel_opens_gently():
+    def height(error: float, slope: float = motion.GENTLE) -> float:
+        return motion.funnel(error, room=0.01, insertion=0.03, ceiling=0.2, slope=slope)
+
+    # 5 mm are half the room, and 10 mm more rise to 30 mm at the steep slope
+    assert height(0.010) == pytest.approx(0.015)
+    assert height(0.015) == pytest.approx(0.030)
+    assert height(0.055) == pytest.approx(0.070)
+    assert height(0.5) == pytest.approx(0.2)
+    assert height(0.010, slope=6.0) == pytest.approx(0.030)
+    assert height(0.015, slope=6.0) == pytest.approx(0.060)
+
+
+def test_the_way_down_is_as_steep_as_what_it_passes_over():
+    start, goal = np.array([0.4, 0.0, 0.3]), np.zeros(3)
+
+    def slope(*points: tuple[float, float, float]) -> float:
+        return motion.clear_slope(np.reshape(points, (-1, 3)), start, goal, radius=0.1)
+
+    assert slope() == motion.GENTLE
+    assert slope((0.2, 0.0, 0.05)) == motion.GENTLE
+    assert slope((0.2, 0.0, 0.05), (0.2, 0.05, 0.25)) == pytest.approx(2.5)
+    assert slope((0.2, 0.15, 0.25)) == motion.GENTLE  # beside the way
+    assert slope((0.05, 0.0, 0.02)) == motion.STEEPEST  # where it comes down
+    assert slope((0.05, 0.0, -0.02)) == motion.GENTLE  # under that
 
 
 def test_what_is_too_low_rises_before_it_moves_sideways():

@@ -12,10 +12,12 @@ METRES_PER_UNIT, RADIANS_PER_UNIT = 0.05, 0.5
 MOVE_GAIN, TURN_GAIN, TURN_LIMIT = 1.4, 1.2, 0.6
 GATE = 0.03
 """Metres below the wanted height within which sideways motion fades out."""
-STEEPEST = 6.0
-"""Of a funnel, m per m. Where a hand has millimetres of room, one that rises to the full height
-inside of it has a slope of 15: errors that no camera shows then decide between down and up at full
-speed, the noise of a demonstration makes the hand dither, and a policy learns to."""
+STEEP, GENTLE, STEEPEST = 3.0, 1.0, 6.0
+"""Slopes of a funnel, m per m: where fingers go around something, above that where nothing is in
+the way, and the most that obstacles make of both. The steeper it is, the smaller the errors that
+decide between down and up at full speed. Cameras do not show millimetres: a policy that learned
+from a slope of 6 hovers and dithers where it is a centimetre off, and one that comes down a gentle
+slope has seen from below, and from beside, what it is going to grasp."""
 UP = np.array([0.0, 0.0, 1.0])
 STAY = np.zeros(3)
 
@@ -31,14 +33,19 @@ def action(way: np.ndarray, turn: np.ndarray, *, gripper: float, speed: float = 
     return np.array([*move, *rotate, gripper])
 
 
-def funnel(error: float, room: float, insertion: float, ceiling: float) -> float:
+def funnel(
+    error: float, room: float, insertion: float, ceiling: float, slope: float = GENTLE
+) -> float:
     """Height (m) to keep above a goal while `error` (m) is left.
 
-    It is zero up to half the `room`, `insertion` where the room is used up (or less: see
-    `STEEPEST`), and never more than `ceiling`; all in metres.
+    It is zero up to half the `room`, rises to `insertion` where the room is used up (or later: see
+    `STEEP`) and from there by `slope`, and is never more than `ceiling`; all but the slope in
+    metres.
     """
-    slope = min(insertion / (0.5 * room), STEEPEST)
-    return float(np.clip(slope * (error - 0.5 * room), 0.0, ceiling))
+    inner = min(insertion / (0.5 * room), max(STEEP, slope))
+    beyond = error - 0.5 * room
+    rising = min(inner * beyond, insertion) + slope * max(beyond - insertion / inner, 0.0)
+    return float(np.clip(rising, 0.0, ceiling))
 
 
 def steer(
@@ -97,15 +104,27 @@ def highest(
     Args:
         up: unit vector [3] along which height is measured, and across which the way is seen.
     """
-    across = np.eye(3) - np.outer(up, up)
-    along = across @ (end - start)
-    length = float(np.linalg.norm(along))
-    unit = along / max(length, 1e-9)
-    relative = (points - start) @ across
-    forward = relative @ unit
-    aside = np.linalg.norm(relative - np.outer(forward, unit), axis=1)
-    near = (aside < radius) & (forward > -0.02) & (forward < length + radius)
+    _, near = _along(points, start, end, radius, up)
     return float((points[near] @ up).max()) if near.any() else float(min(start @ up, end @ up))
+
+
+def clear_slope(
+    points: np.ndarray, start: np.ndarray, goal: np.ndarray, radius: float, up: np.ndarray = UP
+) -> float:
+    """Slope of the gentlest way down to a goal that passes over the samples [K, 3] near it.
+
+    Args:
+        radius: half the width (m) of what comes down.
+        up: unit vector [3] along which height is measured, and across which the way is seen.
+
+    Returns:
+        Between `GENTLE` and `STEEPEST`, m per m.
+    """
+    forward, near = _along(points, start, goal, radius, up)
+    left = sideways(goal - start, up) - forward[near] - radius
+    height = (points[near] - goal) @ up
+    steepness = height[height > 0.0] / np.maximum(left[height > 0.0], 1e-9)
+    return float(np.clip(steepness.max(initial=GENTLE), GENTLE, STEEPEST))
 
 
 def outermost(points: np.ndarray, direction: np.ndarray, depth: float) -> np.ndarray:
@@ -123,3 +142,17 @@ def level(vector: np.ndarray) -> np.ndarray:
 
 def _limited(vector: np.ndarray, limit: float) -> np.ndarray:
     return vector * min(1.0, limit / max(float(np.linalg.norm(vector)), 1e-9))
+
+
+def _along(
+    points: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float, up: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far along the straight way samples lie, m [K], and which are within `radius` of it."""
+    across = np.eye(3) - np.outer(up, up)
+    along = across @ (end - start)
+    length = float(np.linalg.norm(along))
+    unit = along / max(length, 1e-9)
+    relative = (points - start) @ across
+    forward = relative @ unit
+    aside = np.linalg.norm(relative - np.outer(forward, unit), axis=1)
+    return forward, (aside < radius) & (forward > -0.02) & (forward < length + radius)

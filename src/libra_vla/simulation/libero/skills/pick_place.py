@@ -11,6 +11,7 @@ from libra_vla.simulation.libero.skills.motion import (
     STAY,
     UP,
     action,
+    clear_slope,
     funnel,
     highest,
     rotation_vector,
@@ -24,6 +25,9 @@ YAW_ARM = 0.06
 """Metres at which an error in yaw counts as one in position: a finger's distance from the axis."""
 CLEARANCE = 0.03
 """Metres kept above what lies in the way."""
+ABOVE, PASSING = 0.01, 0.01
+"""Metres kept between the fingers' tips and a target's top until they go around it, and between
+what comes down and the target's neighbours."""
 HOVER = 0.08
 """Least height above a grasp at which the hand arrives, m."""
 CORRIDOR = 0.09
@@ -68,9 +72,9 @@ class PickAndPlace(Skill):
         error = sideways(site - hand, up) + YAW_ARM * abs(float(turn @ up))
         # The wider the object, the less may be missing before the fingers pass its top.
         room = float(np.clip(0.036 - grasp.width / 2, 0.010, 0.015))
-        insertion = grasp.depth + FINGER_TIP + 0.01
+        insertion = grasp.depth + FINGER_TIP + ABOVE
         ceiling = max((self._transit - site[2]) * up[2], HOVER)
-        height = funnel(error, room, insertion, ceiling)
+        height = funnel(error, room, insertion, ceiling, self._slope)
         self.phase = "reach" if height > insertion else "descend"
         missing = abs(float((site - hand) @ up))
         stalled = self._stalled(hand)
@@ -105,7 +109,7 @@ class PickAndPlace(Skill):
         # What goes into a tight compartment comes down only where it fits.
         insertion = self._carry if self._placement.tight else CLEARANCE
         room = PLACE_TOLERANCE / 2 if self._placement.tight else PLACE_TOLERANCE
-        height = funnel(error, room, insertion, self._carry)
+        height = funnel(error, room, insertion, self._carry, self._slope)
         left = float(way @ up)
         if error < 2 * PLACE_TOLERANCE:
             self.phase = "lower"
@@ -153,6 +157,8 @@ class PickAndPlace(Skill):
         hand, _ = scene.hand()
         site = position + rotation @ grasp.offset
         self._transit = highest(scene.points(), hand, site, CORRIDOR) + CLEARANCE + FINGER_TIP
+        passed = site + (grasp.depth + ABOVE - PASSING) * UP
+        self._slope = clear_slope(scene.points(without=target), hand, passed, CORRIDOR)
         return self._enter(self._approach)
 
     def _take_over(self) -> None:
@@ -182,6 +188,8 @@ class PickAndPlace(Skill):
         # What lies under an open drawer comes out the way the hand went in.
         self._rise = self._grasp.tilt @ UP if is_drawer(self._receptacle) else up
         self._carry = max(top + CLEARANCE + bottom - float(place @ up), CLEARANCE)
+        passed = place - (bottom - CLEARANCE + PASSING) * up
+        self._slope = clear_slope(others, position, passed, CORRIDOR, up)
 
     def _grasp_pose(self, position: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, float]:
         """Grip site [3] and yaw of the planned grasp for the object's present pose."""
