@@ -99,6 +99,22 @@ def test_a_run_may_start_from_another_ones_weights(data: Path, tmp_path: Path):
         train(config(data, tmp_path / "first", horizon_factor=3, resume=True, **still))
 
 
+@pytest.mark.parametrize(("left_alone", "other"), [("refiner", "planner"), ("planner", "refiner")])
+def test_a_half_of_weight_0_stays_as_it_is(data: Path, tmp_path: Path, left_alone: str, other: str):
+    train(config(data, tmp_path / "first"))
+    train(config(data, tmp_path / "then", init=tmp_path / "first", **{f"{left_alone}_weight": 0.0}))
+    before, after = weights(tmp_path / "first"), weights(tmp_path / "then")
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith(f"{left_alone}.")} <= same
+    assert not any(name.startswith(f"{other}.") for name in same)
+
+
+@pytest.mark.parametrize("pair", [(0.0, 0.0), (-1.0, 1.0)])
+def test_something_has_to_be_learned(tmp_path: Path, pair: tuple[float, float]):
+    with pytest.raises(LibraError, match="not both 0"):
+        config(tmp_path, tmp_path / "run", planner_weight=pair[0], refiner_weight=pair[1])
+
+
 def test_a_policy_to_start_from_has_to_fit(data: Path, tmp_path: Path):
     policy, _, _ = build_policy(config(data, Path("unused")), LeRobotDataset.open(data))
     other = dataclasses.replace(policy.observation_spec, cameras=("overhead",))

@@ -54,37 +54,51 @@ class LibraModel(nn.Module):
         return self.denoiser.sample(predict, noise, self.config.refiner.sample_steps)
 
     def loss(self, batch: Batch, objective: Objective) -> tuple[Tensor, dict[str, Tensor]]:
-        """Joint loss: weights[0] x cross-entropy of the planner + weights[1] x denoising MSE."""
+        """Joint loss: weights[0] x cross-entropy of the planner + weights[1] x denoising MSE.
+
+        With a weight of 0 a half is left as it is: a planner plans without being graded, and a
+        refiner, which costs as much, is not asked.
+        """
+        planner_weight, refiner_weight = objective.weights
+        with torch.set_grad_enabled(torch.is_grad_enabled() and planner_weight > 0.0):
+            logits, cross_entropy, log = self._planning(batch)
+        loss = planner_weight * cross_entropy
+        if refiner_weight > 0.0:
+            refiner_loss = self._refining(batch, logits.detach(), objective)
+            loss = loss + refiner_weight * refiner_loss
+            log["refiner_loss"] = refiner_loss.detach()
+        return loss, log
+
+    def _planning(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Logits [B, L, D, N_max], their mean cross-entropy, and what to log of them."""
         seen = batch.planned
         logits = self.planner(seen.images, seen.state, seen.instructions).float()
         cross_entropy = F.cross_entropy(
             logits.movedim(-1, 1), batch.coarse, reduction="none"
         )  # [B, L, D]
-        planner_loss = masked_mean(cross_entropy, batch.coarse_valid)
+        loss = masked_mean(cross_entropy, batch.coarse_valid)
+        with torch.no_grad():
+            log_bins = torch.tensor(self.bins, device=logits.device).log()
+            hits = (logits.argmax(dim=-1) == batch.coarse).to(logits.dtype)
+            log = {
+                "planner_loss": loss.detach(),
+                "planner_loss_normalised": masked_mean(
+                    cross_entropy / log_bins, batch.coarse_valid
+                ),
+                "bin_accuracy": masked_mean(hits, batch.coarse_valid),
+            }
+        return logits, loss, log
 
+    def _refining(self, batch: Batch, logits: Tensor, objective: Objective) -> Tensor:
+        """Denoising loss with the true intents, or with those of the planner's logits."""
         if objective.predicted_intents and self.config.intents == "soft":
-            told = logits.detach().softmax(dim=-1)
+            told = logits.softmax(dim=-1)
         else:
             chosen = logits.argmax(dim=-1) if objective.predicted_intents else batch.coarse
             chosen = displaced(chosen, self.bins, objective)
             told = F.one_hot(chosen, logits.shape[-1]).to(logits.dtype)
         steps = batch.offset[:, None] + torch.arange(self.config.chunk, device=logits.device)
         rows = torch.arange(len(steps), device=logits.device)[:, None]
-        intents = told[rows, steps]
-
         now = batch.current
-        predict = self.refiner.look(now.images, now.state, intents, draws=objective.draws)
-        refiner_loss = denoising_loss(self.denoiser, predict, batch, objective)
-        with torch.no_grad():
-            log_bins = torch.tensor(self.bins, device=logits.device).log()
-            hits = (logits.argmax(dim=-1) == batch.coarse).to(logits.dtype)
-            log = {
-                "planner_loss": planner_loss.detach(),
-                "planner_loss_normalised": masked_mean(
-                    cross_entropy / log_bins, batch.coarse_valid
-                ),
-                "bin_accuracy": masked_mean(hits, batch.coarse_valid),
-                "refiner_loss": refiner_loss.detach(),
-            }
-        planner_weight, refiner_weight = objective.weights
-        return planner_weight * planner_loss + refiner_weight * refiner_loss, log
+        predict = self.refiner.look(now.images, now.state, told[rows, steps], draws=objective.draws)
+        return denoising_loss(self.denoiser, predict, batch, objective)

@@ -49,7 +49,8 @@ class TrainConfig:
             refiner always meets the planner's mistakes before it is deployed.
         intent_noise: how far the hard intents the refiner is trained on are off, as a share of
             the range of an action; see `libra_vla.policies.losses.displaced`.
-        planner_weight, refiner_weight: of the joint loss (open in the paper).
+        planner_weight, refiner_weight: of the joint loss (open in the paper). With 0 that half
+            stays as it is, and a step costs about half as much; validation grades both.
         granularity: N; by default the preset's.
         gripper_bins: N of the gripper dimension; by default the preset's.
         horizon_factor: M, chunks per plan; by default the preset's. A policy may be carried out
@@ -113,6 +114,11 @@ class TrainConfig:
                 raise LibraError(f"{name} is {getattr(self, name)}: expected a probability, 0 to 1")
         if self.intent_noise < 0.0:
             raise LibraError(f"intent_noise is {self.intent_noise}: expected 0 or more")
+        if min(weights := (self.planner_weight, self.refiner_weight)) < 0.0 or not any(weights):
+            raise LibraError(
+                f"planner_weight and refiner_weight are {weights[0]} and {weights[1]}: expected 0 "
+                "or more, and not both 0"
+            )
         if self.optimiser not in get_args(OptimiserKind):
             raise unknown("optimiser", self.optimiser, get_args(OptimiserKind))
         if self.precision not in get_args(Precision):

@@ -210,7 +210,8 @@ def gradient_norms(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     for name in ("planner", "refiner"):
         if isinstance(half := getattr(model, name, None), torch.nn.Module):
             gradients = [p.grad.norm() for p in half.parameters() if p.grad is not None]
-            found[f"{name}_gradient_norm"] = torch.stack(gradients).norm()
+            if gradients:
+                found[f"{name}_gradient_norm"] = torch.stack(gradients).norm()
     return found
 
 
