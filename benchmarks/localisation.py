@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from libra_vla.files import atomic_file
 from libra_vla.policies.vision import SmallVision
 from libra_vla.simulation.benchmark import Task, keep_environment
 from libra_vla.simulation.libero.environment import LiberoEnv
@@ -68,8 +69,9 @@ def stills(task: Task, scenes: int, spread: float, folder: Path) -> list[Still]:
         if outcome.error:
             raise SystemExit(outcome.error)
         found.append(outcome.value)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(path, images=[s.image for s in found], places=[s.places for s in found])
+    if missing:
+        with atomic_file(path) as aside, aside.open("wb") as file:
+            np.savez(file, images=[s.image for s in found], places=[s.places for s in found])
     return found[:scenes]
 
 
