@@ -96,7 +96,7 @@ def learn(
     """Trains on images [n, 128, 128, 3] and places [n, O, 2] (m).
 
     Returns:
-        Errors on the held-out images, m [k, O].
+        Where it takes the objects of the held-out images [k, 128, 128, 3] to be, m [k, O, 2].
     """
     torch.manual_seed(0)
     rng, middle = np.random.default_rng(0), places.mean(axis=0)
@@ -104,7 +104,7 @@ def learn(
     wanted = torch.from_numpy((places - middle) / UNIT).float()
     network = Locator(places.shape[1], size)
     optimiser = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-2)
-    warm_up = torch.optim.lr_scheduler.LambdaLR(
+    schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser,
         lambda k: min(1.0, (k + 1) / 50) * (0.51 + 0.49 * math.cos(math.pi * k / steps)),
     )
@@ -117,7 +117,7 @@ def learn(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        warm_up.step()
+        schedule.step()
     network.eval()
     seen = torch.from_numpy(Augmentation().apply(small[1], rng))[:, 0]
     with torch.no_grad():
