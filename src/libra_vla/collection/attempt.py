@@ -1,7 +1,7 @@
 """One attempt at a demonstration, as a worker process makes it."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Demonstration:
         states, actions: [n, S] and [n, D]; actions are the expert's, without noise.
         noise: standard deviation of what was added to the executed actions.
         extra: what else is to be remembered of the episode, by column; see `demonstrate`.
+        places: of stills, [n, K, 3].
     """
 
     success: bool
@@ -48,6 +49,7 @@ class Demonstration:
     actions: np.ndarray
     noise: float
     extra: dict[str, Any] = field(default_factory=dict)
+    places: np.ndarray | None = None
 
 
 @dataclass
@@ -79,12 +81,7 @@ def demonstrate(attempt: Attempt) -> Demonstration:
     says when.
     """
     config, benchmark = attempt.config, attempt.benchmark
-    env = keep_environment(
-        benchmark, attempt.task, image_size=config.image_size, meshes=config.meshes
-    )
-    rng = np.random.default_rng(
-        [config.seed, zlib.crc32(config.suite.encode()), attempt.task.index, attempt.number]
-    )
+    env, rng = _prepare(attempt)
     seed, level = int(rng.integers(2**31)), rng.uniform(0.0, config.noise)
     expert_seed = int(rng.integers(2**31))
     extra = _begin(attempt, env, rng, seed=seed, expert_seed=expert_seed, noise=level)
@@ -113,9 +110,38 @@ def demonstrate(attempt: Attempt) -> Demonstration:
         begun = disturbance is not None and disturbance.start < len(recording.actions)
         extra["disturbed_at"] = disturbance.start if disturbance and begun else -1
     success = bool(recording.actions and expert.done and expert.succeeded)
-    videos = _films(attempt, recording) if success else {}
+    videos = _films(attempt, recording.frames, drawn_every=config.draw_every) if success else {}
     states, actions = np.array(recording.states), np.array(recording.actions)
     return Demonstration(success, videos, states, actions, level, extra)
+
+
+def look_around(attempt: Attempt) -> Demonstration:
+    """Takes stills of one scene, one frame each, with actions of 0: nothing moves."""
+    config, benchmark = attempt.config, attempt.benchmark
+    assert benchmark.stills is not None
+    env, rng = _prepare(attempt)
+    env.reset(seed=int(rng.integers(2**31)), spread=config.spread)
+    env.cameras = benchmark.cameras
+    stills = benchmark.stills(env, config.stills, rng)
+    frames = {camera: [s.observation.images[camera] for s in stills] for camera in env.cameras}
+    return Demonstration(
+        success=bool(stills),
+        videos=_films(attempt, frames) if stills else {},
+        states=np.array([still.observation.state for still in stills]),
+        actions=np.zeros((len(stills), benchmark.convention.size)),
+        noise=0.0,
+        places=np.array([still.places for still in stills]),
+    )
+
+
+def _prepare(attempt: Attempt) -> tuple[Environment, np.random.Generator]:
+    """The environment of an attempt's task, and the generator that everything is drawn from."""
+    config, task = attempt.config, attempt.task
+    env = keep_environment(
+        attempt.benchmark, task, image_size=config.image_size, meshes=config.meshes
+    )
+    key = [config.seed, zlib.crc32(config.suite.encode()), task.index, attempt.number]
+    return env, np.random.default_rng(key)
 
 
 def _begin(
@@ -147,15 +173,17 @@ def _begin(
     return {"fumbled": fumbled}
 
 
-def _films(attempt: Attempt, recording: Recording) -> dict[str, Clip]:
+def _films(
+    attempt: Attempt, frames: Mapping[str, Sequence[np.ndarray]], *, drawn_every: int = 1
+) -> dict[str, Clip]:
     """Encodes what the cameras saw, one file per camera, in the attempt's folder."""
-    config, films = attempt.config, {}
-    for camera, images in recording.frames.items():
+    films = {}
+    for camera, images in frames.items():
         films[camera] = encode(
             np.stack(images),
             attempt.folder / f"{attempt.task.index}-{attempt.number}-{camera}.mp4",
             fps=attempt.benchmark.convention.rate_hz,
-            drawn_every=config.draw_every,
+            drawn_every=drawn_every,
         )
     return films
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from libra_vla.collection.attempt import Attempt, Run, demonstrate
+from libra_vla.collection.attempt import Attempt, Run, demonstrate, look_around
 from libra_vla.collection.config import CollectConfig
 from libra_vla.collection.progress import Progress
 from libra_vla.data.writer import DatasetWriter
@@ -40,7 +40,7 @@ STAGING = ".episodes."
 def collect(
     config: CollectConfig,
     *,
-    run: Run = demonstrate,
+    run: Run | None = None,
     benchmark: Benchmark | None = None,
     load_policy: LoadPolicy = load_policy,
 ) -> dict[str, Any]:
@@ -49,7 +49,8 @@ def collect(
     A kill at any moment loses the episodes in flight and nothing else.
 
     Args:
-        run: what carries out an attempt; importable by name, for the worker processes.
+        run: what carries out an attempt; importable by name, for the worker processes. By default
+            `demonstrate`, or `look_around` for stills.
         benchmark: where tasks, scenes and experts come from; by default the one that has the suite.
         load_policy: where the policy comes from, if one is to drive; likewise importable.
 
@@ -61,7 +62,8 @@ def collect(
     """
     benchmark = benchmark or benchmark_of(config.suite)
     meshes = config.meshes or benchmark.meshes[-1]
-    benchmark.require(meshes=meshes, spread=config.spread)
+    benchmark.require(meshes=meshes, spread=config.spread, stills=config.stills > 0)
+    run = run or (look_around if config.stills else demonstrate)
     config = replace(config, meshes=meshes)
     tasks = benchmark.choose(config.suite, config.tasks)
     _require_skills(benchmark, tasks)
@@ -79,6 +81,7 @@ def collect(
         state_names=benchmark.state_names,
         convention=benchmark.convention,
         metadata=_metadata(settings),
+        places=benchmark.places if config.stills else 0,
         resume=config.resume,
     )
     for left in config.out.glob(f"{STAGING}*"):
@@ -189,6 +192,7 @@ def _take(
             demonstration.actions,
             task.instruction,
             extra=place | demonstration.extra,
+            places=demonstration.places,
         )
         bar.update()
     progress.add(task, attempt.number, success)

@@ -41,6 +41,9 @@ class CollectConfig:
         meshes: what scenes are drawn with, recorded in the dataset; by default the fastest the
             benchmark has: "decimated" on LIBERO, otherwise "stock".
         max_steps: control steps after which an attempt has failed.
+        stills: look at each scene with the hand in so many places, and write down where its things
+            are, instead of demonstrating anything (LIBERO); see `libra train --stills`. `episodes`
+            are scenes then.
         resume: go on with a dataset that was stopped.
     """
 
@@ -62,6 +65,7 @@ class CollectConfig:
     draw_every: int = 1
     meshes: str | None = None
     max_steps: int = 400
+    stills: int = 0
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -77,6 +81,11 @@ class CollectConfig:
         for name in ("recovery", "shoves", "fumble", "beta"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise LibraError(f"{name} is {getattr(self, name)}: expected a probability, 0 to 1")
+        if self.stills < 0:
+            raise LibraError(f"stills is {self.stills}: expected 0 or more")
+        about_motion = ("recovery", "shoves", "fumble", "policy")
+        if self.stills and (given := [name for name in about_motion if getattr(self, name)]):
+            raise LibraError(f"nothing moves in stills: leave out {', '.join(given)}")
         if self.fumble and self.policy is not None:
             raise LibraError("with --policy it is the policy that fumbles: leave out --fumble")
         if self.pass_over < 0:

@@ -27,6 +27,10 @@ from libra_vla.files import read_json
 VERSION = "v3.0"
 IMAGES = "observation.images."
 STATE, ACTION = "observation.state", "action"
+PLACES = "observation.environment_state"
+"""Where the things are that the instruction speaks of, K x 3 m in the frame of the state's first
+three numbers, the end effector's position; LeRobot's name for what a robot does not know. Only
+stills have it."""
 EXTRAS = "meta/libra_vla.json"
 """What LeRobot has no place for: the action convention, and how the data were made."""
 DRAWN_EVERY = "drawn_every"
@@ -86,6 +90,7 @@ class LeRobotDataset:
         actions: raw actions, float32 [T, D].
         convention: what actions mean; None if the dataset does not say.
         metadata: how it was made, if our own `libra collect` made it.
+        places: of a dataset of stills, float32 [T, K, 3], m; see `PLACES`.
     """
 
     path: Path
@@ -95,6 +100,7 @@ class LeRobotDataset:
     actions: np.ndarray
     convention: ActionConvention | None
     metadata: dict[str, Any]
+    places: np.ndarray | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> "LeRobotDataset":
@@ -113,17 +119,21 @@ class LeRobotDataset:
                 f"{path} lists {len(episodes)} of its {info['total_episodes']} episodes: "
                 "meta/episodes is not whole; make or copy the dataset again"
             )
-        states, actions = _read_numbers(path, info, episodes)
+        keys = [STATE, ACTION, *(key for key in (PLACES,) if key in info["features"])]
+        numbers = _read_numbers(path, info, episodes, keys)
         extras = read_json(path / EXTRAS) if (path / EXTRAS).exists() else {}
         convention = extras.get("convention")
         dataset = cls(
             path=path,
             info=info,
             episodes=tuple(episodes),
-            states=states,
-            actions=actions,
+            states=numbers[STATE],
+            actions=numbers[ACTION],
             convention=ActionConvention.from_json(convention) if convention else None,
             metadata=extras.get("metadata", {}),
+            places=numbers[PLACES].reshape(len(numbers[ACTION]), -1, 3)
+            if PLACES in numbers
+            else None,
         )
         for video in dataset._videos():
             require_whole(video)
@@ -324,14 +334,14 @@ def _read_episodes(path: Path) -> list[Episode]:
 
 
 def _read_numbers(
-    path: Path, info: dict[str, Any], episodes: list[Episode]
-) -> tuple[np.ndarray, np.ndarray]:
-    """All states [T, S] and actions [T, D], checked against the episodes' lengths."""
+    path: Path, info: dict[str, Any], episodes: list[Episode], keys: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """All vectors of each key, float32 [T, n], checked against the episodes' lengths."""
     places = dict.fromkeys(
         (e.place["data/chunk_index"], e.place["data/file_index"]) for e in episodes
     )
     files = [path / info["data_path"].format(chunk_index=c, file_index=f) for c, f in places]
-    tables = [read_table(file, [STATE, ACTION, "index"]) for file in files]
+    tables = [read_table(file, [*keys, "index"]) for file in files]
     # Rows beyond the last episode are what a killed writer left.
     frames = sum(e.length for e in episodes)
     table = pa.concat_tables(tables).filter(pc.field("index") < frames).sort_by("index")
@@ -340,8 +350,7 @@ def _read_numbers(
             f"{path} holds {table.num_rows} frames of data, but its episodes have {frames}: it is "
             "truncated; make or copy the dataset again"
         )
-    states, actions = (_numbers(path, info, table, key, episodes) for key in (STATE, ACTION))
-    return states, actions
+    return {key: _numbers(path, info, table, key, episodes) for key in keys}
 
 
 def _numbers(

@@ -17,6 +17,7 @@ from libra_vla.data.lerobot import (
     ACTION,
     EXTRAS,
     IMAGES,
+    PLACES,
     STATE,
     VERSION,
     episode_files,
@@ -79,6 +80,7 @@ class DatasetWriter:
         convention: what actions mean.
         metadata: how the data are made; stored as given.
         robot_type: LeRobot's name of the robot.
+        places: of a dataset of stills, how many places each frame tells; see `PLACES`.
         resume: go on with what is there.
 
     Raises:
@@ -95,12 +97,13 @@ class DatasetWriter:
         convention: ActionConvention,
         metadata: Mapping[str, Any] | None = None,
         robot_type: str = "panda",
+        places: int = 0,
         resume: bool = False,
     ) -> None:
         self.path, self.fps, self.cameras = Path(path), fps, tuple(cameras)
         self.robot_type, self.convention = robot_type, convention
         self.metadata = dict(metadata or {})
-        self.features = _features(fps, cameras, state_names, convention)
+        self.features = _features(fps, cameras, state_names, convention, places)
         self.rows: list[dict[str, Any]] = []
         self._stats: dict[str, Statistics] = {}
         if resume and (self.path / "meta" / "info.json").exists():
@@ -168,6 +171,8 @@ class DatasetWriter:
         actions: np.ndarray,
         instruction: str,
         extra: Mapping[str, Any] | None = None,
+        *,
+        places: np.ndarray | None = None,
     ) -> int:
         """Appends an episode of n frames and returns its index.
 
@@ -178,21 +183,25 @@ class DatasetWriter:
             actions: raw actions, float32 [n, D].
             instruction: what was asked for.
             extra: further columns of the episode's row, for instance its seed.
+            places: of stills, float32 [n, K, 3].
 
         Raises:
             LibraError: lengths or dimensions that do not fit, NaN or infinity, a full disk; the
                 dataset is then as it was before.
         """
-        states, actions = np.asarray(states, np.float32), np.asarray(actions, np.float32)
-        self._check(videos, states, actions)
+        numbers = {STATE: states, ACTION: actions}
+        if places is not None:
+            numbers[PLACES] = np.reshape(places, (len(places), -1))
+        numbers = {key: np.asarray(values, np.float32) for key, values in numbers.items()}
+        self._check(videos, numbers)
         index = self.episodes
         row = self._row(len(actions), instruction) | dict(extra or {})
-        stats = {STATE: statistics(states), ACTION: statistics(actions)}
+        stats = {key: statistics(values) for key, values in numbers.items()}
         try:
             for camera in self.cameras:
                 stats[IMAGES + camera] = self._place_video(camera, index, videos[camera])
             task = self._place_task(instruction)
-            frames = self._frames(index, row["dataset_from_index"], task, states, actions)
+            frames = self._frames(index, row["dataset_from_index"], task, numbers)
             self._write(DATA_PATH.format(**file_place(index)), frames)
             columns = {f"stats/{f}/{s}": v for f, d in stats.items() for s, v in d.items()}
             table = pa.Table.from_pylist([row | columns])
@@ -240,9 +249,14 @@ class DatasetWriter:
         return known.index(instruction)
 
     def _check(
-        self, videos: Mapping[str, np.ndarray | Clip], states: np.ndarray, actions: np.ndarray
+        self, videos: Mapping[str, np.ndarray | Clip], numbers: Mapping[str, np.ndarray]
     ) -> None:
-        for key, values in ((STATE, states), (ACTION, actions)):
+        if (PLACES in numbers) != (PLACES in self.features):
+            raise LibraError(
+                f"'{PLACES}' belongs to stills: a dataset has it for all episodes or none"
+            )
+        actions = numbers[ACTION]
+        for key, values in numbers.items():
             expected = self.features[key]["shape"][0]
             if values.ndim != 2 or values.shape[1] != expected or not len(values):
                 raise LibraError(
@@ -263,18 +277,20 @@ class DatasetWriter:
                     f"frames of '{camera}' are {video.dtype}{list(video.shape)}: expected "
                     f"uint8{[len(actions), *shape]}"
                 )
-        if len(states) != len(actions):
-            raise LibraError(f"{len(states)} states, but {len(actions)} actions in the episode")
+        for key, values in numbers.items():
+            if len(values) != len(actions):
+                raise LibraError(
+                    f"'{key}' has {len(values)} frames, but there are {len(actions)} actions"
+                )
 
     def _frames(
-        self, episode: int, start: int, task: int, states: np.ndarray, actions: np.ndarray
+        self, episode: int, start: int, task: int, numbers: Mapping[str, np.ndarray]
     ) -> pa.Table:
         """The episode's part of `data`."""
-        rows = np.arange(len(actions))
+        rows = np.arange(len(numbers[ACTION]))
         return pa.table(
             {
-                STATE: _vectors(states),
-                ACTION: _vectors(actions),
+                **{key: _vectors(values) for key, values in numbers.items()},
                 "timestamp": pa.array((rows / self.fps).astype(np.float32)),
                 "frame_index": pa.array(rows),
                 "episode_index": pa.array(np.full(len(rows), episode)),
@@ -356,6 +372,7 @@ def _features(
     cameras: Mapping[str, tuple[int, int]],
     state_names: Sequence[str],
     convention: ActionConvention,
+    places: int,
 ) -> dict[str, Any]:
     """The `features` of info.json."""
     features: dict[str, Any] = {}
@@ -375,7 +392,10 @@ def _features(
                 "is_depth_map": False,
             },
         }
-    for key, names in ((STATE, state_names), (ACTION, convention.names)):
-        features[key] = {"dtype": "float32", "shape": [len(names)], "names": list(names)}
+    vectors = {STATE: list(state_names), ACTION: list(convention.names)}
+    if places:
+        vectors[PLACES] = [f"{axis}_{place}" for place in range(places) for axis in "xyz"]
+    for key, names in vectors.items():
+        features[key] = {"dtype": "float32", "shape": [len(names)], "names": names}
     features["timestamp"] = {"dtype": "float32", "shape": [1], "names": None}
     return features | {k: {"dtype": "int64", "shape": [1], "names": None} for k in INDEX_COLUMNS}

@@ -106,6 +106,19 @@ class Witness(Protocol):
 
 
 @dataclass(frozen=True)
+class Still:
+    """What a scene looks like, and where the things are that its task is about.
+
+    Attributes:
+        places: metres [K, 3], in the frame of the state's end-effector position: for each of the
+            task's goals the thing and where it is to go.
+    """
+
+    observation: Observation
+    places: np.ndarray
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """What collecting and evaluating are made of; functions of a module, so that workers find them.
 
@@ -134,6 +147,9 @@ class Benchmark:
             where no scene can.
         witness: (environment, just reset; the task whose goals count) -> what watches the episode;
             None where nothing does.
+        stills: (environment, just reset; how many; source of randomness) -> pictures of the scene
+            with the hand in up to so many places; None where there are none.
+        places: K, how many places such a picture tells.
     """
 
     name: str
@@ -155,6 +171,8 @@ class Benchmark:
     spreads: bool = True
     tells: Callable[[Task, Task], bool] | None = None
     witness: Callable[[Any, Task], Witness] | None = None
+    stills: Callable[[Any, int, np.random.Generator], list[Still]] | None = None
+    places: int = 0
 
     def choose(self, suite: str, text: str | None = None) -> list[Task]:
         """Returns the tasks that `text` names, in the suite's order; all of them for None.
@@ -173,7 +191,14 @@ class Benchmark:
             chosen |= _indices(part, tasks)
         return [task for task in tasks if task.index in chosen]
 
-    def require(self, *, meshes: str = "stock", spread: float = 0.0, moves: bool = False) -> None:
+    def require(
+        self,
+        *,
+        meshes: str = "stock",
+        spread: float = 0.0,
+        moves: bool = False,
+        stills: bool = False,
+    ) -> None:
         """Raises LibraError for what this benchmark's scenes cannot do."""
         if meshes not in self.meshes:
             raise unknown(f"meshes of {self.name}", meshes, self.meshes)
@@ -181,6 +206,8 @@ class Benchmark:
             raise LibraError(f"{self.name} cannot spread its objects: leave out spread")
         if moves and self.move_object is None:
             raise LibraError(f"{self.name} has no object to move: leave out move_object")
+        if stills and self.stills is None:
+            raise LibraError(f"{self.name} has no stills: leave out stills")
 
 
 def _indices(part: str, tasks: Sequence[Task]) -> set[int]:

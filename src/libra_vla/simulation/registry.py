@@ -11,6 +11,7 @@ from libra_vla.simulation.libero.environment import (
 )
 from libra_vla.simulation.libero.expert import ScriptedExpert, supports
 from libra_vla.simulation.libero.probes import end_effector, tells, watch_goal
+from libra_vla.simulation.libero.stills import PLACES, stills
 from libra_vla.simulation.libero.suites import SETTLE_STEPS, SUITES, load_tasks, official_states
 from libra_vla.simulation.libero.witness import LiberoWitness
 from libra_vla.simulation.metaworld import environment as metaworld
@@ -35,6 +36,8 @@ LIBERO = Benchmark(
     meshes=("stock", "decimated"),
     tells=tells,
     witness=LiberoWitness,
+    stills=stills,
+    places=PLACES,
 )
 
 METAWORLD = Benchmark(

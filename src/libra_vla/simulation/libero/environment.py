@@ -287,6 +287,18 @@ class LiberoEnv:
         env.cur_time += env.control_timestep
         env._post_process()
 
+    def pose(self, joints: np.ndarray) -> None:
+        """Puts everything where the joint positions [nq] say, for `observe`; nothing is simulated.
+
+        An episode goes on only after the next `reset`.
+        """
+        import mujoco
+
+        sim = self.robosuite_env.sim
+        sim.data.qpos[:] = joints
+        mujoco.mj_kinematics(sim.model._model, sim.data._data)
+        self._drawn, self._state = np.array(joints), self._proprioception()
+
     def observe(self) -> Observation:
         """Renders and returns what the stock wrapper's last observation holds.
 

@@ -26,6 +26,10 @@ class Scene:
 
     Args:
         robosuite_env: LIBERO's robosuite environment.
+
+    Attributes:
+        fingers: where the two fingers are in `qpos`.
+        base: position of the robot's base [3], metres.
     """
 
     def __init__(self, robosuite_env: Any) -> None:
@@ -34,7 +38,7 @@ class Scene:
         self.data = robosuite_env.sim.data._data
         robot = robosuite_env.robots[0]
         self._site = robot.eef_site_id
-        self._fingers = robot._ref_gripper_joint_pos_indexes
+        self.fingers = robot._ref_gripper_joint_pos_indexes
         self._finger_of = {
             self.model.geom(name).id: side
             for side in ("left", "right")
@@ -66,13 +70,19 @@ class Scene:
 
     def opening(self) -> float:
         """Metres between the fingers, 0 to 0.08."""
-        left, right = self.data.qpos[self._fingers]
+        left, right = self.data.qpos[self.fingers]
         return float(left - right)
 
     def pose(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Position [3] (m) and rotation [3, 3] of an object's origin."""
         body = self.env.obj_body_id[name]
         return np.array(self.data.xpos[body]), np.array(self.data.xmat[body]).reshape(3, 3)
+
+    def free_joint(self, name: str) -> slice:
+        """Where the pose of a movable object is in `qpos`: 3 m, then a quaternion, w first."""
+        body = self.env.obj_body_id[name]
+        start = int(self.model.jnt_qposadr[self.model.body_jntadr[body]])
+        return slice(start, start + 7)
 
     def speed(self, name: str) -> float:
         """Speed of an object in m/s."""

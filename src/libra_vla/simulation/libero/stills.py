@@ -1,0 +1,179 @@
+"""Stills: what a scene looks like with the hand somewhere, and where its things are.
+
+A demonstration of a hundred pictures shows one scene, and costs seconds of simulation. A still
+costs a tenth of a second, since nothing moves: the arm is put into place by kinematics alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from libra_vla.simulation.benchmark import Still
+from libra_vla.simulation.libero.environment import LiberoEnv
+from libra_vla.simulation.libero.goals import Goal, is_pushed, task_goals
+from libra_vla.simulation.libero.grasping import hand_rotation
+from libra_vla.simulation.libero.reach import reach
+from libra_vla.simulation.libero.scene import Scene
+from libra_vla.simulation.libero.skills.grips import choose_grasp
+from libra_vla.simulation.libero.skills.motion import lean
+from libra_vla.simulation.libero.skills.placing import plan_placement
+
+GOALS = 2
+"""Goals of a task whose places are told: hardly any has more."""
+PLACES = 2 * GOALS
+ATTEMPTS = 5
+"""Poses drawn for a still before it is given up."""
+HELD = 0.3
+"""Share of the stills with an object in the hand, in tasks that are about one."""
+SHUT = 0.25
+"""Share of the other stills with closed fingers."""
+WIDTH, OPEN = 0.08, (0.9, 1.0)
+"""Metres between fingers that are wide open, and the part of it by which open ones are."""
+NEAR, AROUND, ABOVE = 0.65, (0.02, 0.05, 0.10), 0.02
+"""Share of the stills with the hand near one of the places; standard deviations (m) of its distance
+to the side, one of which is drawn; and its least height (m) over the place."""
+ROOM = np.array([[-0.25, 0.20], [-0.35, 0.35], [0.05, 0.40]])
+"""Where the hand is otherwise: x and y in the world, and the height over the lowest place (m)."""
+TURNED, ANYHOW, TILTED = 0.5, 0.3, 0.12
+"""Standard deviation (rad) of the yaw; share of the stills with any yaw at all; standard deviation
+(rad) of the tilt."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """An object in the hand: how it lies there, by its pose and that of a hand about to grasp it.
+
+    Attributes:
+        goal: number of the goal that it is the thing of.
+        joints: where its pose is in the scene's joint positions: 3 m, then a quaternion.
+        site, hand: grip site [3] (m) and rotation [3, 3] of that hand.
+        position, rotation: of the object, [3] (m) and [3, 3].
+        width: between the fingers, m.
+    """
+
+    goal: int
+    joints: slice
+    site: np.ndarray
+    hand: np.ndarray
+    position: np.ndarray
+    rotation: np.ndarray
+    width: float
+
+    def above(self, places: np.ndarray) -> np.ndarray:
+        """Where a hand is [3] that holds it right above the place where it is to go."""
+        return places[2 * self.goal + 1] + [0.0, 0.0, self.site[2] - self.position[2]]
+
+    def carried(self, site: np.ndarray, hand: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the object is, position [3] and rotation [3, 3], once the hand is elsewhere."""
+        turn = hand @ self.hand.T
+        return site + turn @ (self.position - self.site), turn @ self.rotation
+
+
+def places(scene: Scene, goals: tuple[Goal, ...]) -> np.ndarray:
+    """Where the things are that a task is about, metres [PLACES, 3].
+
+    For each goal the thing and what it is to be put on or into; a fixture's part is its own
+    receptacle, and a task's only goal is both.
+    """
+    found = []
+    for goal in (goals * GOALS)[:GOALS]:
+        if goal.receptacle is None:
+            part = scene.body_points(scene.joint(goal.target).body).mean(axis=0)
+            found += [part, part]
+        else:
+            centre, height = scene.receptacle(goal.receptacle)
+            found += [scene.pose(goal.target)[0], np.array([*centre, height])]
+    return np.array(found)
+
+
+def stills(env: LiberoEnv, count: int, rng: np.random.Generator) -> list[Still]:
+    """Looks at a scene, just reset, with the hand in up to `count` places that are drawn.
+
+    Most are near something that the task is about, where centimetres count; those out of the arm's
+    reach are left out. The scene is then as it was.
+    """
+    scene, goals = Scene(env.robosuite_env), task_goals(env.task)
+    initial = np.array(env.robosuite_env.sim.data.qpos)
+    where = places(scene, goals)
+    loads = [
+        load for number in range(min(GOALS, len(goals))) if (load := _load(scene, goals, number))
+    ]
+    taken = []
+    for _ in range(count):
+        load = loads[rng.integers(len(loads))] if loads and rng.random() < HELD else None
+        if _put(env, scene, where, load, rng):
+            told = where.copy()
+            if load is not None:
+                told[2 * load.goal] = scene.pose(goals[load.goal].target)[0]
+            taken.append(Still(env.observe(), told))
+        env.pose(initial)
+    return taken
+
+
+def _put(
+    env: LiberoEnv, scene: Scene, where: np.ndarray, load: Load | None, rng: np.random.Generator
+) -> bool:
+    """Puts the hand somewhere, and in it what it holds; returns whether anything was in reach."""
+    initial = np.array(env.robosuite_env.sim.data.qpos)
+    for _ in range(ATTEMPTS):
+        near = load.above(where) if load else where[rng.integers(len(where))]
+        joints = reach(env.robosuite_env, initial, *_hand(near, where[:, 2].min(), rng))
+        if joints is not None:
+            break
+    else:
+        return False
+    shut = rng.random() < SHUT
+    width = load.width if load else 0.0 if shut else WIDTH * rng.uniform(*OPEN)
+    joints[scene.fingers] = width / 2, -width / 2
+    env.pose(joints)
+    if load is not None:
+        position, rotation = load.carried(*scene.hand())
+        joints[load.joints] = *position, *_quaternion(rotation)
+        env.pose(joints)
+    return True
+
+
+def _hand(
+    near: np.ndarray, lowest: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a grip site [3] (m) and the rotation [3, 3] of a hand that points down, roughly."""
+    if rng.random() < NEAR:
+        spread = rng.choice(AROUND)
+        off = [*rng.normal(0.0, spread, 2), rng.uniform(ABOVE, 0.1 + 2.0 * spread)]
+        site = near + np.array(off)
+    else:
+        site = rng.uniform(*ROOM.T) + np.array([0.0, 0.0, lowest])
+    yaw = rng.uniform(-np.pi / 2, np.pi / 2) if rng.random() < ANYHOW else rng.normal(0.0, TURNED)
+    way = rng.uniform(0.0, 2.0 * np.pi)
+    tilt = lean(np.array([np.cos(way), np.sin(way), 0.0]), abs(rng.normal(0.0, TILTED)))
+    return site, tilt @ hand_rotation(yaw)
+
+
+def _load(scene: Scene, goals: tuple[Goal, ...], number: int) -> Load | None:
+    """The thing of a goal as the expert would hold it; None where nothing is to be carried."""
+    goal = goals[number]
+    if goal.receptacle is None or is_pushed(goal):
+        return None
+    position, rotation = scene.pose(goal.target)
+    place = plan_placement(scene, goal, scene.points(only=goal.target), position).position
+    grasp = choose_grasp(scene, goal, place, [])
+    if grasp is None:
+        return None
+    return Load(
+        goal=number,
+        joints=scene.free_joint(goal.target),
+        site=position + rotation @ grasp.offset,
+        hand=grasp.hand(grasp.yaw_of(rotation @ grasp.axis)),
+        position=position,
+        rotation=rotation,
+        width=grasp.width,
+    )
+
+
+def _quaternion(rotation: np.ndarray) -> np.ndarray:
+    """Rotation [3, 3] -> MuJoCo's quaternion [4], w first."""
+    import mujoco
+
+    quaternion = np.empty(4)
+    mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(rotation).ravel())
+    return quaternion
