@@ -26,19 +26,24 @@ def write_dataset(
     convention: ActionConvention = CONVENTION,
     drawn_every: int = 1,
     shoved: str = "",
+    stills: bool = False,
 ) -> Path:
     """Writes episodes of two instructions in turn; returns the folder.
 
     Args:
         drawn_every: frames from one new picture to the next; those between repeat it.
         shoved: frames to learn nothing from, see `libra_vla.data.lerobot.SHOVED`.
+        stills: each frame tells where the square is, in metres, the hand being anywhere, and twice
+            that; proprioception is then the hand's pose.
     """
+    state_names = [*"abcdef"] if stills else [*"abcd"]
     writer = DatasetWriter(
         path,
         fps=20.0,
         cameras=dict.fromkeys(cameras, (64, 64)),
-        state_names=["a", "b", "c", "d"],
+        state_names=state_names,
         convention=convention,
+        places=2 if stills else 0,
     )
     rng = np.random.default_rng(0)
     for episode in range(episodes):
@@ -54,9 +59,16 @@ def write_dataset(
         shown = drawn[np.searchsorted(drawn, np.arange(length), side="right") - 1]
         writer.add_episode(
             dict.fromkeys(cameras, frames[shown]),
-            rng.normal(size=(length, 4)).astype(np.float32),
+            rng.normal(size=(length, len(state_names))).astype(np.float32),
             actions,
             ("go left", "go right")[episode % 2],
             columns if drawn_every > 1 or shoved else None,
+            places=_square(places) if stills else None,
         )
     return path
+
+
+def _square(pixels: np.ndarray) -> np.ndarray:
+    """Where it is, [n, 2, 3] m, by its pixels [n, 2]."""
+    place = np.pad(pixels / 320.0 - 0.1, ((0, 0), (0, 1)))
+    return np.stack([place, 2.0 * place], axis=1)

@@ -17,7 +17,7 @@ from libra_vla.action_space import ActionConvention, ActionSpace
 from libra_vla.errors import LibraError
 from libra_vla.execution.protocol import Plan
 from libra_vla.observation import Observation, ObservationSpec
-from libra_vla.simulation.benchmark import Benchmark, Task
+from libra_vla.simulation.benchmark import Benchmark, Still, Task
 from libra_vla.simulation.events import Events, GoalEvents, Thing
 
 CONVENTION = ActionConvention(
@@ -235,6 +235,15 @@ def move_toy(env: ToyEnv, metres: float, rng: np.random.Generator) -> None:
     env.position[1] += metres * rng.choice([-1.0, 1.0])
 
 
+def toy_stills(env: ToyEnv, count: int, rng: np.random.Generator) -> list[Still]:
+    """One less than asked for, as where a place is out of reach."""
+    taken = []
+    for _ in range(count - 1):
+        env.position = rng.uniform(-0.1, 0.1, 3)
+        taken.append(Still(env.observe(), np.array([[0.1, 0.2, 0.3], [0.0, 0.0, env.seed % 7]])))
+    return taken
+
+
 TOY = Benchmark(
     name="Toy",
     suites=("toy",),
@@ -253,4 +262,6 @@ TOY = Benchmark(
     image_size=8,
     tells=toy_tells,
     witness=ToyWitness,
+    stills=toy_stills,
+    places=2,
 )

@@ -264,6 +264,33 @@ def test_an_episode_remembers_how_often_it_was_drawn(tmp_path: Path):
         config(tmp_path, draw_every=0)
 
 
+def test_stills_tell_where_things_are(tmp_path: Path):
+    options = {"tasks": "1,2", "episodes": 3, "stills": 4, "seed": 5}
+    settings = replace(config(tmp_path / "set", **options), suite="toy")
+    summary = collection.collect(settings, benchmark=TOY)
+    assert (summary["episodes"], summary["frames"]) == (6, 18)
+    dataset = LeRobotDataset.open(tmp_path / "set")
+    assert dataset.places is not None and dataset.places.shape == (18, 2, 3)
+    np.testing.assert_allclose(dataset.places[:, 0], [[0.1, 0.2, 0.3]] * 18)
+    assert len(set(dataset.places[:, 1, 2])) > 1, "scenes are sampled"
+    assert len(np.unique(dataset.states, axis=0)) == 18, "the hand is elsewhere in each"
+    assert not dataset.actions.any(), "nothing moves"
+    again = replace(settings, out=tmp_path / "again", workers=1)
+    collection.collect(again, benchmark=TOY)
+    np.testing.assert_array_equal(LeRobotDataset.open(again.out).states, dataset.states)
+
+
+def test_what_no_still_can_be_taken_of(tmp_path: Path):
+    settings = replace(config(tmp_path / "set", stills=2), suite="toy")
+    with pytest.raises(LibraError, match="Toy has no stills: leave out stills"):
+        collection.collect(settings, benchmark=replace(TOY, stills=None))
+    with pytest.raises(LibraError, match="nothing moves in stills: leave out shoves, fumble"):
+        config(tmp_path, stills=2, shoves=0.5, fumble=0.1)
+    with pytest.raises(LibraError, match="stills is -1"):
+        config(tmp_path, stills=-1)
+    assert not (tmp_path / "set").exists()
+
+
 def test_any_benchmark_is_demonstrated_with_its_own_robot(tmp_path: Path):
     options = {"tasks": "task_1", "episodes": 2, "noise": 0.5, "seed": 1}
     settings = replace(config(tmp_path / "set", **options), suite="toy")

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.data.merge import merge
 from libra_vla.errors import LibraError
+from libra_vla.observation import Observation
 from libra_vla.policies import load_policy
 from libra_vla.training import TrainConfig, train
 from libra_vla.training.building import build_policy
@@ -26,7 +27,7 @@ from libra_vla.training.curriculum import CurriculumState
 from libra_vla.training.muon import BatchedMuon, orthogonalised
 from libra_vla.training.optimiser import Optimiser
 from libra_vla.training.samples import Augmentation, Samples
-from libra_vla.training.trainer import learning_rate
+from libra_vla.training.trainer import Run, learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -390,6 +391,70 @@ def test_nothing_is_learned_across_a_shove(data: Path, tmp_path: Path):
     columns = (batch.current.images[:, 0].mean(dim=1) * torch.arange(64)).sum((1, 2))
     brightness = batch.current.images[:, 0].mean(dim=1).sum((1, 2))
     assert np.corrcoef(columns / brightness, batch.actions[:, 0, 0])[0, 1] > 0.95
+
+
+@pytest.fixture(scope="module")
+def stills(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("stills") / "set", stills=True)
+
+
+def test_stills_teach_a_planner_where_things_are(stills: Path, tmp_path: Path):
+    options: dict[str, Any] = {"data": stills, "stills": stills, "steps": 150, "shift": 0.0}
+    options |= {"batch_size": 8, "ema": 0.9, "refiner_weight": 0.0, "validation": 0.25}
+    train(config(out=tmp_path / "run", save_every=50, **options))
+    first, last = (metrics(tmp_path / "run")[i]["place_error_m"] for i in (0, -1))
+    assert last < first / 4
+    assert metrics(tmp_path / "run")[-1]["validation"]["place_error_m"] > 0.0
+    policy = load_policy(tmp_path / "run")
+    assert policy.config.planner.places == 2
+    moment = policy.see(observation_of(stills, row=0))
+    assert policy.model.plan(moment).isfinite().all()
+
+
+def observation_of(path: Path, row: int) -> Observation:
+    dataset = LeRobotDataset.open(path)
+    images = {camera: dataset.frames(0, camera)[row] for camera in dataset.cameras}
+    return Observation(images, dataset.states[row], dataset.episodes[0].instruction, row)
+
+
+def test_a_policy_that_tells_no_places_learns_to(stills: Path, tmp_path: Path):
+    train(config(stills, tmp_path / "first"))
+    train(config(stills, tmp_path / "grown", init=tmp_path / "first", stills=stills, steps=1))
+    before, after = weights(tmp_path / "first"), weights(tmp_path / "grown")
+    added = {name for name in after if name not in before}
+    assert added and all(name.startswith("planner.places.") for name in added)
+    moved = [(after[name] - before[name]).abs().max() for name in before]
+    assert max(moved) < 0.1, "what it knew it still knows"
+
+
+def test_a_run_with_stills_resumes_to_identical_weights(stills: Path, tmp_path: Path):
+    whole, half = (config(stills, tmp_path / name, stills=stills) for name in ("whole", "half"))
+    train(whole)
+    run = Run.prepare(half)
+    run.policy.model.train()
+    for _ in range(4):
+        run.step()
+    run.save()
+    train(dataclasses.replace(half, resume=True))
+    for name, value in weights(whole.out).items():
+        assert torch.equal(value, weights(half.out)[name]), name
+    other = write_dataset(tmp_path / "other", stills=True, episodes=3)
+    with pytest.raises(LibraError, match="stills"):
+        train(dataclasses.replace(half, stills=other, resume=True))
+
+
+def test_stills_that_teach_nothing_are_refused(data: Path, stills: Path, tmp_path: Path):
+    with pytest.raises(LibraError, match="environment_state': give stills"):
+        train(config(data, tmp_path / "run", stills=data))
+    with pytest.raises(LibraError, match="stills teach the planner"):
+        config(data, tmp_path / "run", stills=stills, planner_weight=0.0)
+    with pytest.raises(LibraError, match="'monolithic' has none"):
+        train(config(stills, tmp_path / "run", stills=stills, preset="tiny-monolithic"))
+    with pytest.raises(LibraError, match="a planner that tells places needs the backbone 'small'"):
+        train(config(stills, tmp_path / "run", stills=stills, blind=True))
+    with pytest.raises(LibraError, match="proprioception has 4 numbers"):
+        train(config(data, tmp_path / "run", stills=stills))
+    assert not (tmp_path / "run").exists()
 
 
 def test_focus_is_on_what_leads_to_a_grasp(samples: Samples, data: Path):

@@ -188,7 +188,11 @@ BAD = {
         "frames of 'agentview' are uint8.*5, 64, 64, 3.*expected",
     ),
     "a wide state": ({"states": np.zeros((6, 5))}, r"'observation.state' has shape \[6, 5\]"),
-    "few states": ({"states": np.zeros((4, 4))}, "'observation.state' has 4 frames, but there are 6 actions"),
+    "few states": (
+        {"states": np.zeros((4, 4))},
+        "'observation.state' has 4 frames, but there are 6 actions",
+    ),
+    "places": ({"places": np.zeros((6, 2, 3))}, "'observation.environment_state' belongs to still"),
     "no frames": ({"actions": np.zeros((0, 3))}, r"'action' has shape \[0, 3\]"),
     "NaN": ({"actions": np.full((6, 3), np.nan)}, "'action' holds NaN"),
 }

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from libra_vla.config import PlannerConfig
-from libra_vla.policies.backbones import Backbone
+from libra_vla.errors import LibraError
+from libra_vla.policies.backbones import Backbone, SmallBackbone
 from libra_vla.policies.layers import Block, Tokens
+from libra_vla.policies.places import POSE, PlaceHead
 
 
 class CoarseActionHead(nn.Module):
@@ -60,7 +62,11 @@ class CoarseActionHead(nn.Module):
 
 
 class SemanticPlanner(nn.Module):
-    """A backbone and the coarse-action head."""
+    """A backbone and the coarse-action head; in between, if it is to, it tells where things are.
+
+    Raises:
+        LibraError: it is to tell places, and has no small backbone, camera or pose of the hand.
+    """
 
     def __init__(
         self,
@@ -74,6 +80,7 @@ class SemanticPlanner(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.state = nn.Linear(state_size, backbone.width) if config.use_state else None
+        self.places = _place_head(backbone, config.places, state_size)
         self.head = CoarseActionHead(
             backbone.width, horizon, bins, config.width, config.layers, config.heads
         )
@@ -89,7 +96,31 @@ class SemanticPlanner(nn.Module):
         Returns:
             [B, L, D, N_max].
         """
-        context = self.backbone(images, instructions)
-        if self.state is not None:
-            context = Tokens.join(context, Tokens.dense(self.state(state)[:, None]))
-        return self.head(context)
+        seen = self.backbone(images, instructions)
+        parts = [seen] if self.state is None else [seen, Tokens.dense(self.state(state)[:, None])]
+        if self.places is not None:
+            # A plan's loss must not reach them: they are places, whatever would be of use to it.
+            parts.append(self.places.tokens(self.places(seen, state).detach()))
+        return self.head(Tokens.join(*parts))
+
+    def locate(self, images: Tensor, state: Tensor, instructions: Sequence[str]) -> Tensor:
+        """Where the things are that the instructions speak of: metres from the hand, [B, K, 3].
+
+        Args: as above.
+        """
+        assert self.places is not None, "this planner tells no places"
+        return self.places(self.backbone(images, instructions), state)
+
+
+def _place_head(backbone: Backbone, places: int, state_size: int) -> PlaceHead | None:
+    if places == 0:
+        return None
+    if not isinstance(backbone, SmallBackbone) or backbone.vision.cameras == 0:
+        raise LibraError("a planner that tells places needs the backbone 'small', and a camera")
+    if state_size < POSE:
+        raise LibraError(
+            f"proprioception has {state_size} numbers: a planner that tells places reads off the "
+            f"first {POSE} where the hand is, in metres and as an axis times an angle"
+        )
+    vision = backbone.vision
+    return PlaceHead(places, vision.cameras, vision.tokens // vision.cameras, backbone.width)

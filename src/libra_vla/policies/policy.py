@@ -74,6 +74,8 @@ class LibraPolicy:
             cameras=len(self.observation_spec.cameras),
             state_size=self.observation_spec.state_size,
         ).eval()
+        if (places := getattr(getattr(self.model, "planner", None), "places", None)) is not None:
+            places.standardised_by(self.state_statistics.mean, self.state_statistics.std)
         self._noise = torch.Generator()
 
     @property

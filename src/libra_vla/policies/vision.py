@@ -77,6 +77,9 @@ class SmallVision(nn.Module):
         width: token width W.
         asked: size of a vector that modulates the convolutions; 0 for none.
 
+    Attributes:
+        tokens: how many it gives.
+
     Raises:
         LibraError: another image size.
     """
@@ -88,6 +91,7 @@ class SmallVision(nn.Module):
         if image_size % 16:
             raise LibraError(f"image_size is {image_size}: expected a multiple of 16")
         self.cameras, self.width = cameras, width
+        self.tokens = cameras * ((image_size // 16) ** 2 + 1)
         if cameras == 0:
             return
         self.stem = nn.Sequential(

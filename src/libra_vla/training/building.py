@@ -13,6 +13,7 @@ from libra_vla.errors import LibraError
 from libra_vla.observation import ObservationSpec
 from libra_vla.policies.policy import LibraPolicy, StateStatistics
 from libra_vla.training.config import TrainConfig
+from libra_vla.training.stills import places_of
 from libra_vla.versions import versions
 
 
@@ -30,6 +31,7 @@ def build_policy(
             f"{dataset.path} does not say what its actions mean: add meta/libra_vla.json with an "
             "action convention (see docs: your own data)"
         )
+    places = 0 if config.stills is None else places_of(LeRobotDataset.open(config.stills))
     training, held_out = split(config, len(dataset.episodes))
     record = {
         "preset": config.preset,
@@ -43,9 +45,9 @@ def build_policy(
         "versions": versions(),
     }
     if config.init is None:
-        policy = _new(config, dataset, dataset.convention, record)
+        policy = _new(config, dataset, dataset.convention, record, places)
     else:
-        policy = _begun(config.init, dataset, dataset.convention, record)
+        policy = _begun(config.init, dataset, dataset.convention, record, places)
     return policy, training, held_out
 
 
@@ -70,8 +72,9 @@ def _new(
     dataset: LeRobotDataset,
     convention: ActionConvention,
     record: dict[str, Any],
+    places: int,
 ) -> LibraPolicy:
-    architecture = _architecture(config)
+    architecture = with_places(_architecture(config), places)
     return LibraPolicy(
         config=architecture,
         action_space=ActionSpace.fit(
@@ -89,11 +92,38 @@ def _new(
     )
 
 
+def with_places(config: PolicyConfig, places: int) -> PolicyConfig:
+    """The same architecture, but that its planner tells so many places, if any are asked for.
+
+    Raises:
+        LibraError: there is no planner, or it tells another number of places.
+    """
+    if places in (0, config.planner.places):
+        return config
+    if config.kind != "libra":
+        raise LibraError(f"stills teach a planner, and '{config.kind}' has none: leave them out")
+    if config.planner.places:
+        raise LibraError(f"stills tell {places} places, and the policy {config.planner.places}")
+    return replace(config, planner=replace(config.planner, places=places))
+
+
 def _begun(
-    folder: Path, dataset: LeRobotDataset, convention: ActionConvention, record: dict[str, Any]
+    folder: Path,
+    dataset: LeRobotDataset,
+    convention: ActionConvention,
+    record: dict[str, Any],
+    places: int,
 ) -> LibraPolicy:
-    """Another run's policy, with its normalisation, if it fits the dataset."""
+    """Another run's policy, with its normalisation, if it fits the dataset.
+
+    One that tells no places gets a head for them, with new weights.
+    """
     policy = LibraPolicy.from_pretrained(folder)
+    grown = with_places(policy.config, places)
+    if grown != policy.config:
+        before = policy
+        policy = replace(before, config=grown)
+        policy.model.load_state_dict(policy.model.state_dict() | before.model.state_dict())
     policy.action_space.convention.require_equal(
         convention, mine=str(folder), theirs=str(dataset.path)
     )

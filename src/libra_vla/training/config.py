@@ -51,6 +51,12 @@ class TrainConfig:
             the range of an action; see `libra_vla.policies.losses.displaced`.
         planner_weight, refiner_weight: of the joint loss (open in the paper). With 0 that half
             stays as it is, and a step costs about half as much; validation grades both.
+        stills: dataset of `libra collect --stills`, from which the planner learns to tell where the
+            things are that it is to go to; what it tells, its plans are made from. A policy of
+            `init` that tells none learns to. Leave shift at 0: a picture that is shifted says that
+            things are elsewhere.
+        stills_batch: stills per step, beside the samples.
+        places_weight: of the loss of what is told, beside the other two.
         granularity: N; by default the preset's.
         gripper_bins: N of the gripper dimension; by default the preset's.
         horizon_factor: M, chunks per plan; by default the preset's. A policy may be carried out
@@ -94,6 +100,9 @@ class TrainConfig:
     intent_noise: float = 0.0
     planner_weight: float = 1.0
     refiner_weight: float = 1.0
+    stills: Path | None = None
+    stills_batch: int = 32
+    places_weight: float = 1.0
     granularity: int | None = None
     gripper_bins: int | None = None
     horizon_factor: int | None = None
@@ -119,6 +128,13 @@ class TrainConfig:
                 f"planner_weight and refiner_weight are {weights[0]} and {weights[1]}: expected 0 "
                 "or more, and not both 0"
             )
+        if self.stills is not None and not (
+            self.planner_weight > 0.0 < self.places_weight and self.stills_batch > 0
+        ):
+            raise LibraError(
+                "stills teach the planner: leave them out, or make planner_weight, "
+                "places_weight and stills_batch more than 0"
+            )
         if self.optimiser not in get_args(OptimiserKind):
             raise unknown("optimiser", self.optimiser, get_args(OptimiserKind))
         if self.precision not in get_args(Precision):
@@ -132,5 +148,5 @@ class TrainConfig:
     @property
     def decisive(self) -> dict[str, Any]:
         """The settings that decide what comes out, beside the data and the initial weights."""
-        free = ("data", "out", "init", "resume", "threads", "save_every", "log_every")
+        free = ("data", "stills", "out", "init", "resume", "threads", "save_every", "log_every")
         return {k: v for k, v in asdict(self).items() if k not in free}

@@ -18,16 +18,19 @@ from tqdm import tqdm
 from libra_vla.data.lerobot import LeRobotDataset
 from libra_vla.errors import LibraError
 from libra_vla.files import alone_in_out, require_absent, write_text
-from libra_vla.policies.batch import Batch
+from libra_vla.policies.batch import Batch, Moment
+from libra_vla.policies.libra import LibraModel
 from libra_vla.policies.losses import Objective
+from libra_vla.policies.places import place_loss
 from libra_vla.policies.policy import LibraPolicy
-from libra_vla.training.building import build_policy
+from libra_vla.training.building import build_policy, split
 from libra_vla.training.config import TrainConfig
 from libra_vla.training.curriculum import CurriculumState
 from libra_vla.training.optimiser import Optimiser
 from libra_vla.training.precision import bfloat16_is_native, computing_in
 from libra_vla.training.samples import Augmentation, Samples
 from libra_vla.training.state import EMA, RECORD, TrainingState
+from libra_vla.training.stills import StillSamples
 
 VALIDATION_BATCHES = 8
 EMULATED = "this CPU has no instructions for bfloat16: it is faster without --precision bf16"
@@ -71,6 +74,8 @@ class Run:
     state: TrainingState
     identity: dict[str, Any]
     last: dict[str, Any]
+    stills: StillSamples | None = None
+    held_stills: StillSamples | None = None
 
     @classmethod
     def prepare(cls, config: TrainConfig) -> "Run":
@@ -92,13 +97,19 @@ class Run:
         ema, optimiser = EMA(policy.model, config.ema), Optimiser(policy.model, config)
         state = TrainingState(policy.model, optimiser, ema, curriculum)
         identity = config.decisive | {"dataset": dataset.fingerprint}
+        stills: list[StillSamples | None] = []
+        if config.stills is not None:
+            scenes = LeRobotDataset.open(config.stills)
+            identity["stills"] = scenes.fingerprint
+            parts = split(config, len(scenes.episodes))
+            stills = [StillSamples.of(policy, scenes, part) if part else None for part in parts]
         if config.init is not None:
             identity["init"] = policy.checkpoint_hash
         if saved and config.resume:
             state.load(out / "state", identity)
         keep_metrics(out / "metrics.jsonl", state.step)
         held = Samples.of(policy, dataset, held_out) if held_out else None
-        return cls(config, policy, samples, held, state, identity, {})
+        return cls(config, policy, samples, held, state, identity, {}, *stills)
 
     def loop(self, stopped: threading.Event, position: int = 0, quiet: bool = False) -> None:
         """Takes the remaining steps, logging and saving on the way."""
@@ -125,10 +136,11 @@ class Run:
         self.save()
 
     def step(self) -> dict[str, Any]:
-        """One optimiser step; batch, augmentation and noise depend on (seed, step) alone."""
+        """One optimiser step; batch, augmentation, noise and dropout depend on (seed, step) alone."""
         config, state = self.config, self.state
         rng = np.random.default_rng((config.seed, state.step))
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        torch.manual_seed(int(np.random.default_rng((config.seed, state.step, 1)).integers(2**62)))
         augmentation = Augmentation(config.shift, config.jitter, config.paraphrase)
         batch = self.samples.batch(rng, config.batch_size, augmentation, focus=config.focus)
         predicted = state.curriculum.predicted_intents(state.step)
@@ -137,6 +149,10 @@ class Run:
         objective = Objective(predicted, weights, config.draws, config.intent_noise, noise)
         with computing_in(config.precision, self.policy.device):
             loss, log = self.policy.model.loss(batch, objective)
+            if self.stills is not None:
+                seen, places = self.stills.batch(rng, config.stills_batch, augmentation)
+                place_loss, told = self._locate(seen, places)
+                loss, log = loss + config.places_weight * place_loss, log | told
         if not torch.isfinite(loss):
             raise LibraError(
                 f"the loss is {loss.item()} at step {state.step}: lower --learning-rate, or check "
@@ -159,6 +175,16 @@ class Run:
             "predicted_intents": predicted,
         }
 
+    def _locate(
+        self, seen: Moment, places: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of what the planner tells of places [B, K, 3], and its mean error in metres."""
+        model = self.policy.model
+        assert isinstance(model, LibraModel)
+        told = model.planner.locate(seen.images, seen.state, seen.instructions).float()
+        error = (told.detach() - places).norm(dim=-1).mean()
+        return place_loss(told, places), {"place_error_m": error}
+
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Losses on held-out episodes: the same batches and noise every time.
@@ -173,7 +199,11 @@ class Run:
             batch = self.held_out.batch(rng, self.config.batch_size)
             log = self._losses(batch, index, predicted_intents=True)
             true = self._losses(batch, index, predicted_intents=False)
-            for name, value in (log | {"refiner_loss_true": true["refiner_loss"]}).items():
+            log |= {"refiner_loss_true": true["refiner_loss"]}
+            if self.held_stills is not None:
+                still = self.held_stills.batch(rng, self.config.batch_size, Augmentation())
+                log |= self._locate(*still)[1]
+            for name, value in log.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / VALIDATION_BATCHES
         self.policy.model.train()
         return sums
