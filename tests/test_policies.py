@@ -17,8 +17,11 @@ from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies import LibraPolicy, checkpoints, load_policy
 from libra_vla.policies.backbones import WordEmbedding, make_backbone
 from libra_vla.policies.batch import Batch, Moment
+from libra_vla.policies.layers import Tokens
 from libra_vla.policies.losses import Objective, displaced
 from libra_vla.policies.models import make_model
+from libra_vla.policies.places import PlaceHead
+from libra_vla.policies.planner import SemanticPlanner
 from libra_vla.policies.policy import StateStatistics
 from libra_vla.policies.vision import SmallVision
 
@@ -422,3 +425,44 @@ def test_damaged_checkpoints(tmp_path: Path):
 def test_bad_observations_are_named(change: dict, message: str):
     with pytest.raises(LibraError, match=message):
         make_policy().plan(dataclasses.replace(observe(), **change))
+
+
+def told_by(sure_of_world: float, pose: list[float]) -> np.ndarray:
+    """What a head tells that has seen (0.3, 0.2, 0.1) m in the world, or (0, 0, 0.1) m ahead."""
+    head = PlaceHead(places=1, cameras=1, camera_tokens=3, width=8).eval()
+    head.standardised_by([1.0] * 6, [2.0] * 6)
+    last = head.cameras[0][-1]
+    assert isinstance(last, torch.nn.Linear)
+    torch.nn.init.zeros_(last.weight)
+    last.bias.data = torch.tensor([3.0, 2.0, 1.0, sure_of_world, 0.0, 0.0, 1.0, 0.0])
+    context = Tokens.dense(torch.randn(1, 5, 8))
+    state = (torch.tensor([pose]) - 1.0) / 2.0
+    return head(context, state)[0, 0].detach().numpy()
+
+
+def test_places_are_told_from_the_hand_wherever_it_is():
+    down = [0.1, 0.2, 0.5, np.pi, 0.0, 0.0]
+    np.testing.assert_allclose(told_by(50.0, down), [0.2, 0.0, -0.4], atol=1e-6)
+    np.testing.assert_allclose(told_by(-50.0, down), [0.0, 0.0, -0.1], atol=1e-6)
+    aside = [0.1, 0.2, 0.5, 0.0, np.pi / 2, 0.0]
+    np.testing.assert_allclose(told_by(-50.0, aside), [0.1, 0.0, 0.0], atol=1e-6)
+    np.testing.assert_allclose(told_by(0.0, down), [0.1, 0.0, -0.25], atol=1e-6)
+
+
+def test_a_plan_is_made_from_places_and_leaves_them_alone():
+    policy = make_policy()
+    grown = dataclasses.replace(policy.config.planner, places=3)
+    policy = dataclasses.replace(
+        policy,
+        config=dataclasses.replace(policy.config, planner=grown),
+        observation_spec=ObservationSpec(CAMERAS, state_size=6),
+        state_statistics=StateStatistics((0.0,) * 6, (1.0,) * 6),
+    )
+    planner = policy.model.planner
+    assert isinstance(planner, SemanticPlanner) and planner.places is not None
+    images, state = torch.rand(2, 2, 3, 64, 64), torch.randn(2, 6)
+    words = ("put the bowl on the plate",) * 2
+    planner(images, state, words).sum().backward()
+    assert planner.places.read[0].weight.grad is not None
+    assert all(p.grad is None for p in planner.places.cameras.parameters())
+    assert planner.locate(images, state, words).shape == (2, 3, 3)

@@ -212,3 +212,52 @@ def test_bad_input_to_an_environment():
     env.close()
     with pytest.raises(LibraError, match="unknown meshes 'decimate': did you mean 'decimated'"):
         make_env("libero_goal", 1, meshes="decimate")
+
+
+@pytest.mark.simulator
+def test_stills_show_a_hand_anywhere_and_tell_where_things_are():
+    from libra_vla.simulation.libero.scene import Scene
+    from libra_vla.simulation.libero.stills import stills
+
+    env = make_env("libero_goal", 8, image_size=64, meshes="decimated")
+    env.reset(seed=3, spread=0.05)
+    scene = Scene(env.robosuite_env)
+    before = np.array(env.robosuite_env.sim.data.qpos)
+    bowl, plate = scene.pose("akita_black_bowl_1")[0], scene.pose("plate_1")[0]
+    taken = stills(env, 12, np.random.default_rng(0))
+    assert len(taken) > 8
+    assert np.array_equal(env.robosuite_env.sim.data.qpos, before)
+    hands = np.array([still.observation.state[:3] for still in taken])
+    assert (np.ptp(hands, axis=0) > 0.1).all()
+    told = np.array([still.places for still in taken])
+    assert told.shape == (len(taken), 4, 3)
+    assert np.array_equal(told[:, :2], told[:, 2:]), "its only goal is both of them"
+    np.testing.assert_allclose(told[:, 1, :2], np.tile(plate[:2], (len(taken), 1)))
+    held = np.linalg.norm(told[:, 0] - bowl, axis=1) > 1e-6
+    assert held.any() and not held.all()
+    in_hand = np.linalg.norm(told[held, 0] - hands[held], axis=1)
+    assert (in_hand < 0.08).all() and np.ptp(in_hand) < 1e-3, "always held alike"
+    pictures = [still.observation.images["wrist"] for still in taken]
+    assert len({picture.tobytes() for picture in pictures}) == len(taken)
+    env.close()
+
+
+@pytest.mark.simulator
+def test_joints_bring_the_hand_to_a_pose_or_nowhere():
+    from libra_vla.simulation.libero.grasping import hand_rotation
+    from libra_vla.simulation.libero.reach import reach
+    from libra_vla.simulation.libero.scene import Scene
+
+    env = make_env("libero_object", 0, render=False)
+    env.reset(seed=0)
+    joints = np.array(env.robosuite_env.sim.data.qpos)
+    position, rotation = np.array([0.05, -0.1, 0.3]), hand_rotation(0.4)
+    found = reach(env.robosuite_env, joints, position, rotation)
+    assert found is not None and np.array_equal(env.robosuite_env.sim.data.qpos, joints)
+    env.pose(found)
+    hand, frame = Scene(env.robosuite_env).hand()
+    np.testing.assert_allclose(hand, position, atol=2e-3)
+    np.testing.assert_allclose(frame, rotation, atol=1e-2)
+    np.testing.assert_allclose(env.observe().state[:3], hand, atol=1e-6)
+    assert reach(env.robosuite_env, joints, np.array([2.0, 0.0, 0.3]), rotation) is None
+    env.close()

@@ -127,8 +127,9 @@ def train(summary: Mapping[str, Any], out: Path) -> str:
 
 def collect(summary: Mapping[str, Any], out: Path) -> str:
     """What was collected, and where the expert failed."""
+    what = "scenes" if summary["stills"] else "demonstrations"
     lines = [
-        f"{summary['episodes']} demonstrations ({summary['frames']:,} frames) out of "
+        f"{summary['episodes']} {what} ({summary['frames']:,} frames) out of "
         f"{summary['attempts']} attempts"
     ]
     lines += [f"  {n} failed: {name}" for name, n in summary["failures"].items() if n]

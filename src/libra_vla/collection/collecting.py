@@ -106,6 +106,7 @@ def collect(
         writer.flush()
     return {
         "out": str(config.out),
+        "stills": config.stills,
         "episodes": writer.episodes,
         "frames": sum(row["length"] for row in writer.rows),
         "attempts": sum(len(progress.attempts[task.index]) for task in tasks),

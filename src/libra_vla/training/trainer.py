@@ -136,7 +136,7 @@ class Run:
         self.save()
 
     def step(self) -> dict[str, Any]:
-        """One optimiser step; batch, augmentation, noise and dropout depend on (seed, step) alone."""
+        """One optimiser step; all that is random in it depends on (seed, step) alone."""
         config, state = self.config, self.state
         rng = np.random.default_rng((config.seed, state.step))
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))

@@ -102,10 +102,7 @@ def stills(env: LiberoEnv, count: int, rng: np.random.Generator) -> list[Still]:
     for _ in range(count):
         load = loads[rng.integers(len(loads))] if loads and rng.random() < HELD else None
         if _put(env, scene, where, load, rng):
-            told = where.copy()
-            if load is not None:
-                told[2 * load.goal] = scene.pose(goals[load.goal].target)[0]
-            taken.append(Still(env.observe(), told))
+            taken.append(Still(env.observe(), places(scene, goals)))
         env.pose(initial)
     return taken
 
