@@ -27,6 +27,7 @@ def write_dataset(
     drawn_every: int = 1,
     shoved: str = "",
     stills: bool = False,
+    moving: bool = True,
 ) -> Path:
     """Writes episodes of two instructions in turn; returns the folder.
 
@@ -35,6 +36,7 @@ def write_dataset(
         shoved: frames to learn nothing from, see `libra_vla.data.lerobot.SHOVED`.
         stills: each frame tells where the square is, in metres, the hand being anywhere, and twice
             that; proprioception is then the hand's pose.
+        moving: False for actions of 0.
     """
     state_names = [*"abcdef"] if stills else [*"abcd"]
     writer = DatasetWriter(
@@ -60,7 +62,7 @@ def write_dataset(
         writer.add_episode(
             dict.fromkeys(cameras, frames[shown]),
             rng.normal(size=(length, len(state_names))).astype(np.float32),
-            actions,
+            actions * moving,
             ("go left", "go right")[episode % 2],
             columns if drawn_every > 1 or shoved else None,
             places=_square(places) if stills else None,

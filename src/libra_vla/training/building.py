@@ -18,20 +18,28 @@ from libra_vla.versions import versions
 
 
 def build_policy(
-    config: TrainConfig, dataset: LeRobotDataset
+    config: TrainConfig, dataset: LeRobotDataset, stills: LeRobotDataset | None = None
 ) -> tuple[LibraPolicy, list[int], list[int]]:
     """Returns the policy to train, and its training and held-out episodes.
 
+    Args:
+        stills: what its planner is to learn to tell places from.
+
     Raises:
-        LibraError: unknown preset, a dataset without a convention or with too few episodes, or a
-            policy to start from that does not fit the dataset.
+        LibraError: unknown preset, a dataset without a convention, with too few episodes or where
+            nothing moves, or a policy to start from that does not fit the dataset.
     """
     if dataset.convention is None:
         raise LibraError(
             f"{dataset.path} does not say what its actions mean: add meta/libra_vla.json with an "
             "action convention (see docs: your own data)"
         )
-    places = 0 if config.stills is None else places_of(LeRobotDataset.open(config.stills))
+    places = 0 if stills is None else places_of(stills)
+    if not dataset.actions.any():
+        raise LibraError(
+            f"nothing moves in {dataset.path}, all its actions are 0: give stills as --stills, beside "
+            "demonstrations"
+        )
     training, held_out = split(config, len(dataset.episodes))
     record = {
         "preset": config.preset,
@@ -44,6 +52,12 @@ def build_policy(
         },
         "versions": versions(),
     }
+    if stills is not None:
+        record["stills"] = {
+            "name": stills.path.name,
+            "fingerprint": stills.fingerprint,
+            "scenes": len(stills.episodes),
+        }
     if config.init is None:
         policy = _new(config, dataset, dataset.convention, record, places)
     else:

@@ -87,8 +87,9 @@ class Run:
                 out, what="the run folder", remedy="choose another --out, or continue with --resume"
             )
         dataset = LeRobotDataset.open(config.data)
+        stills = None if config.stills is None else LeRobotDataset.open(config.stills)
         torch.manual_seed(config.seed)
-        policy, training, held_out = build_policy(config, dataset)
+        policy, training, held_out = build_policy(config, dataset, stills)
         samples = Samples.of(policy, dataset, training)
         if config.focus:
             _ = samples.decisive  # there must be such, before anything is written
@@ -97,19 +98,18 @@ class Run:
         ema, optimiser = EMA(policy.model, config.ema), Optimiser(policy.model, config)
         state = TrainingState(policy.model, optimiser, ema, curriculum)
         identity = config.decisive | {"dataset": dataset.fingerprint}
-        stills: list[StillSamples | None] = []
-        if config.stills is not None:
-            scenes = LeRobotDataset.open(config.stills)
-            identity["stills"] = scenes.fingerprint
-            parts = split(config, len(scenes.episodes))
-            stills = [StillSamples.of(policy, scenes, part) if part else None for part in parts]
+        scenes: list[StillSamples | None] = []
+        if stills is not None:
+            identity["stills"] = stills.fingerprint
+            parts = split(config, len(stills.episodes))
+            scenes = [StillSamples.of(policy, stills, part) if part else None for part in parts]
         if config.init is not None:
             identity["init"] = policy.checkpoint_hash
         if saved and config.resume:
             state.load(out / "state", identity)
         keep_metrics(out / "metrics.jsonl", state.step)
         held = Samples.of(policy, dataset, held_out) if held_out else None
-        return cls(config, policy, samples, held, state, identity, {}, *stills)
+        return cls(config, policy, samples, held, state, identity, {}, *scenes)
 
     def loop(self, stopped: threading.Event, position: int = 0, quiet: bool = False) -> None:
         """Takes the remaining steps, logging and saving on the way."""
@@ -151,8 +151,8 @@ class Run:
             loss, log = self.policy.model.loss(batch, objective)
             if self.stills is not None:
                 seen, places = self.stills.batch(rng, config.stills_batch, augmentation)
-                place_loss, told = self._locate(seen, places)
-                loss, log = loss + config.places_weight * place_loss, log | told
+                off, error = self._locate(seen, places)
+                loss, log = loss + config.places_weight * off, log | error
         if not torch.isfinite(loss):
             raise LibraError(
                 f"the loss is {loss.item()} at step {state.step}: lower --learning-rate, or check "
@@ -178,7 +178,7 @@ class Run:
     def _locate(
         self, seen: Moment, places: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of what the planner tells of places [B, K, 3], and its mean error in metres."""
+        """The loss of what the planner tells of places [B, K, 3] (m), and its mean error to log."""
         model = self.policy.model
         assert isinstance(model, LibraModel)
         told = model.planner.locate(seen.images, seen.state, seen.instructions).float()
