@@ -37,8 +37,8 @@ def build_policy(
     places = 0 if stills is None else places_of(stills)
     if not dataset.actions.any():
         raise LibraError(
-            f"nothing moves in {dataset.path}, all its actions are 0: give stills as --stills, beside "
-            "demonstrations"
+            f"nothing moves in {dataset.path}, all its actions are 0: give stills as --stills, "
+            "beside demonstrations"
         )
     training, held_out = split(config, len(dataset.episodes))
     record = {
