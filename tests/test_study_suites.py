@@ -15,6 +15,7 @@ from libra_vla.studies.suites import (
     arms,
     collections,
     failures,
+    looks,
     study_suites,
     summary,
     trainings,
@@ -59,6 +60,9 @@ def test_both_policies_learn_from_the_same_data_for_as_many_steps(tmp_path: Path
     assert (libra.data, libra.steps) == (base.data, base.steps) and libra.steps == 7
     assert base.preset == f"{libra.preset}-monolithic"
     assert libra.init is None and base.init is None
+    assert libra.stills is None
+    taught, other = trainings(replace(config, scenes=60), config.rounds)
+    assert taught.stills is not None and other.stills is None, "Libra-Base has no planner"
     assert libra.image_size is None and base.image_size is None
     assert {(t.shift, t.jitter) for t in (libra, base)} == {(0.02, 0.15)}
     others = {"image_size": 64, "shift": 0.06, "jitter": 0.3}
@@ -76,6 +80,10 @@ def test_no_two_collections_share_seeds_or_folders(tmp_path: Path):
     assert {part.spread for part in asked[0]} == {0.01, 0.04}
     assert all(part.policy is None and part.pass_over == 0 for part in asked[0])
     assert all(part.spread == 0.01 and part.policy for part in asked[1])
+    assert not every[0].stills
+    seen = list(looks(replace(config, scenes=60)))
+    assert {(p.stills, p.episodes, p.spread) for p in seen} == {(4, 60, 0.04)}
+    assert len({(p.suite, p.seed) for p in [*every, *seen]}) == len(every) + len(seen)
     clumsy = replace(config, fumble=0.3, shoves=0.8, draw_every=5)
     assert {(p.fumble, p.shoves, p.draw_every) for p in collections(clumsy, 0)} == {(0.3, 0.8, 5)}
     there = {(p.fumble, p.shoves, p.draw_every) for p in collections(clumsy, 1)}
@@ -117,16 +125,19 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
 
     for stage in (collect, merge, train_and_evaluate, write_evaluation_report):
         monkeypatch.setattr(suites, stage.__name__, stage)
-    config = SuitesConfig(tmp_path / "out", suites=SUITES, spreads=(0.01,), trials=2, rounds=1)
+    config = SuitesConfig(
+        tmp_path / "out", suites=SUITES, spreads=(0.01,), trials=2, rounds=1, scenes=3
+    )
     study = study_suites(config)
     first = ["libero_goal-0-spread0.01", "libero_10-0-spread0.01"]
     second = ["libero_goal-1-spread0.01", "libero_10-1-spread0.01"]
     assert said == [
+        *(f"{suite} by the expert" for suite in SUITES), " + ".join(SUITES),
         *(f"{name} by the expert" for name in first), " + ".join(first), "Libra-0",
         *(f"{name} by Libra-0" for name in second), " + ".join(["all-0", *second]),
         "Libra-1", "Libra-Base-1",
     ]  # fmt: skip
-    assert list(study["seconds"])[-1] == "training and evaluation" and len(study["seconds"]) == 4
+    assert list(study["seconds"])[-1] == "training and evaluation" and len(study["seconds"]) == 5
     first = study["arms"][0]["suites"]["libero_goal"]
     assert first["episodes"] == 12 and len(first["seeds"]) == 3
     said.clear()

@@ -34,6 +34,8 @@ from libra_vla.versions import versions
 
 PAPER = {"libero_spatial": 0.986, "libero_object": 0.994, "libero_goal": 0.980, "libero_10": 0.928}
 """The paper's success with N = 10, H = 5 and M = 2."""
+STILLS, STILLS_SEED = 4, 50
+"""Pictures of each scene that is looked at, and what is added to the seed for them."""
 CLOCK, METRICS = "stages.json", "metrics.jsonl"
 
 
@@ -50,6 +52,8 @@ class SuitesConfig:
         spreads: of the demonstrations, metres: as the benchmark has its objects, and wide enough
             for a policy to have to look. See `libra collect --spread`.
         recovery, fumble, shoves, draw_every: of the demonstrations; see `libra collect`.
+        scenes: per task, at the widest of `spreads`, from whose stills Libra's planner learns where
+            things are (`libra train --stills`); none by default.
         preset: of Libra; Libra-Base is its `-monolithic` twin.
         image_size: of both; by default the preset's. See `libra train`.
         steps: optimiser steps of the policies that are evaluated.
@@ -75,6 +79,7 @@ class SuitesConfig:
     fumble: float | None = None
     shoves: float | None = None
     draw_every: int | None = None
+    scenes: int | None = None
     preset: str = "small"
     image_size: int | None = None
     steps: int = 24000
@@ -140,6 +145,8 @@ def study_suites(config: SuitesConfig) -> dict[str, Any]:
     # Libra-Base, which is trained sooner, goes first.
     evaluated = [e for _, e in sorted(evaluations, key=lambda e: e[0].policy != BASE)]
     try:
+        if config.scenes:
+            clock.time("stills", lambda: _look_around(config))
         for number in range(config.rounds + 1):
             last = number == config.rounds
             clock.time(_stage("demonstrations", number), lambda n=number: _collect(config, n))
@@ -212,6 +219,38 @@ def _collect(config: SuitesConfig, number: int) -> None:
     merge([*before, *(part.out for part in added)], _dataset(config, number))
 
 
+def _stills(config: SuitesConfig) -> Path:
+    """Where the stills of all suites are."""
+    first, *others = config.suites
+    return config.out / "stills" / ("all" if others else first)
+
+
+def _look_around(config: SuitesConfig) -> None:
+    """Takes the stills of all suites, then merges them."""
+    parts = list(looks(config))
+    if len(parts) > 1 and _stills(config).exists():
+        return
+    for part in parts:
+        collect(part)
+    if len(parts) > 1:
+        merge([part.out for part in parts], _stills(config))
+
+
+def looks(config: SuitesConfig) -> Iterator[CollectConfig]:
+    """Yields what stills are taken, by suite."""
+    for suite in config.suites:
+        yield CollectConfig(
+            suite=suite,
+            out=_stills(config).parent / suite,
+            episodes=config.scenes or 0,
+            workers=config.workers,
+            seed=config.seed + STILLS_SEED,
+            spread=max(config.spreads),
+            stills=STILLS,
+            resume=True,
+        )
+
+
 def collections(config: SuitesConfig, number: int) -> Iterator[CollectConfig]:
     """Yields what a round adds, by suite and spread. Every one has seeds of its own."""
     folder = config.out / "demonstrations"
@@ -253,6 +292,7 @@ def trainings(config: SuitesConfig, number: int) -> Iterator[TrainConfig]:
             yield TrainConfig(
                 data=_dataset(config, number),
                 out=policy_folder(config, name, number),
+                stills=_stills(config) if config.scenes and name == LIBRA else None,
                 preset=preset,
                 image_size=config.image_size,
                 steps=config.steps if last else config.driver_steps,
