@@ -466,3 +466,14 @@ def test_a_plan_is_made_from_places_and_leaves_them_alone():
     assert planner.places.read[0].weight.grad is not None
     assert all(p.grad is None for p in planner.places.cameras.parameters())
     assert planner.locate(images, state, words).shape == (2, 3, 3)
+
+
+def test_some_plans_are_learned_from_places_alone_but_none_is_made_so():
+    torch.manual_seed(0)
+    head = PlaceHead(places=1, cameras=2, camera_tokens=3, width=8)
+    context = Tokens(torch.randn(64, 8, 8), torch.arange(8).expand(64, 8) != 7)
+    mask = head.train().sometimes_unseen(context).mask
+    assert torch.equal(mask[:, 6:], context.mask[:, 6:]), "words are always read"
+    seen = mask[:, :6].float().mean(dim=1)
+    assert set(seen.tolist()) == {0.0, 1.0} and 0.3 < seen.mean() < 0.7
+    assert head.eval().sometimes_unseen(context) is context

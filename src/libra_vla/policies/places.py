@@ -19,6 +19,9 @@ POSE = 6
 """Numbers of proprioception that say where the hand is: metres [3], then an axis times an angle."""
 DROPPED = 0.2
 """Share of what is seen that is left out in training, lest pictures are learned by heart."""
+UNSEEN = 0.5
+"""Share of the training samples that are planned without pictures, from places alone: what holds
+in the scenes of demonstrations holds in others, too."""
 
 
 class PlaceHead(nn.Module):
@@ -96,6 +99,14 @@ class PlaceHead(nn.Module):
         sure = told[..., 3].permute(0, 2, 1, 3).flatten(2).softmax(dim=-1)  # [B, K, C x 2]
         every = torch.stack([from_hand, turned], dim=3).transpose(1, 2).flatten(2, 3)
         return (sure[..., None] * every).sum(dim=2) * UNIT
+
+    def sometimes_unseen(self, context: Tokens) -> Tokens:
+        """In training the context without its image tokens, for a share `UNSEEN` of the batch."""
+        if not self.training:
+            return context
+        seen = torch.rand(len(context.mask), 1, device=context.mask.device) >= UNSEEN
+        images, words = context.mask.tensor_split([self.image_tokens], dim=1)
+        return Tokens(context.values, torch.cat([images & seen, words], dim=1))
 
     def tokens(self, places: Tensor) -> Tokens:
         """Places [B, K, 3] (m) as tokens [B, K, W]."""

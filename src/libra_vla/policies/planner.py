@@ -97,11 +97,12 @@ class SemanticPlanner(nn.Module):
             [B, L, D, N_max].
         """
         seen = self.backbone(images, instructions)
-        parts = [seen] if self.state is None else [seen, Tokens.dense(self.state(state)[:, None])]
-        if self.places is not None:
-            # A plan's loss must not reach them: they are places, whatever would be of use to it.
-            parts.append(self.places.tokens(self.places(seen, state).detach()))
-        return self.head(Tokens.join(*parts))
+        own = [] if self.state is None else [Tokens.dense(self.state(state)[:, None])]
+        if self.places is None:
+            return self.head(Tokens.join(seen, *own))
+        # A plan's loss must not reach them: they are places, whatever would be of use to it.
+        told = self.places.tokens(self.places(seen, state).detach())
+        return self.head(Tokens.join(self.places.sometimes_unseen(seen), *own, told))
 
     def locate(self, images: Tensor, state: Tensor, instructions: Sequence[str]) -> Tensor:
         """Where the things are that the instructions speak of: metres from the hand, [B, K, 3].
