@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,10 @@ def test_a_half_of_weight_0_stays_as_it_is(data: Path, tmp_path: Path, left_alon
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in before if name.startswith(f"{left_alone}.")} <= same
     assert not any(name.startswith(f"{other}.") for name in same)
+    run = Run.prepare(config(data, tmp_path / "run", steps=1, **{f"{left_alone}_weight": 0.0}))
+    run.loop(threading.Event(), quiet=True)
+    assert not getattr(run.policy.model, left_alone).training, "what it does is as deployed"
+    assert getattr(run.policy.model, other).training
 
 
 @pytest.mark.parametrize("pair", [(0.0, 0.0), (-1.0, 1.0)])

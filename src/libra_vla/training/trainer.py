@@ -118,7 +118,7 @@ class Run:
             total=config.steps, initial=state.step, desc=f"train {config.out.name}", unit="step",
             mininterval=1.0, smoothing=0.05, position=position, disable=quiet,
         )  # fmt: skip
-        self.policy.model.train()
+        self._learning()
         with bar, (config.out / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
             while state.step < config.steps and not stopped.is_set():
                 log = self.step()
@@ -134,6 +134,16 @@ class Run:
                 if state.step % config.save_every == 0 and not last:
                     self.save()
         self.save()
+
+    def _learning(self) -> None:
+        """Puts the network into training mode, but for a half that stays as it is: what that one
+        plans or draws is what it will when deployed, with nothing left out."""
+        self.policy.model.train()
+        weights = {"planner": self.config.planner_weight, "refiner": self.config.refiner_weight}
+        for name, weight in weights.items():
+            half = getattr(self.policy.model, name, None)
+            if weight == 0.0 and isinstance(half, torch.nn.Module):
+                half.eval()
 
     def step(self) -> dict[str, Any]:
         """One optimiser step; all that is random in it depends on (seed, step) alone."""
@@ -205,7 +215,7 @@ class Run:
                 log |= self._locate(*still)[1]
             for name, value in log.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / VALIDATION_BATCHES
-        self.policy.model.train()
+        self._learning()
         return sums
 
     def _losses(self, batch: Batch, noise: int, *, predicted_intents: bool) -> dict[str, Any]:
