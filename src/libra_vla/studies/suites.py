@@ -53,7 +53,7 @@ class SuitesConfig:
             for a policy to have to look. See `libra collect --spread`.
         recovery, fumble, shoves, draw_every: of the demonstrations; see `libra collect`.
         scenes: per task, at the widest of `spreads`, from whose stills Libra's planner learns where
-            things are (`libra train --stills`); none by default.
+            things are (`libra train --stills`; `shift` is best 0 then); none by default.
         preset: of Libra; Libra-Base is its `-monolithic` twin.
         image_size: of both; by default the preset's. See `libra train`.
         steps: optimiser steps of the policies that are evaluated.

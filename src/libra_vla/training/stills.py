@@ -1,7 +1,7 @@
 """From a dataset of stills to batches that teach where things are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,7 +37,11 @@ class StillSamples:
     def batch(
         self, rng: np.random.Generator, size: int, augmentation: Augmentation
     ) -> tuple[Moment, Tensor]:
-        """Draws `size` stills, with replacement, and their places [size, K, 3]."""
+        """Draws `size` stills, with replacement, and their places [size, K, 3] (m, from the hand).
+
+        They are never shifted: a picture that is says that things are elsewhere.
+        """
+        augmentation = replace(augmentation, shift=0.0)
         rows = rng.choice(self.samples.rows, size=size)
         words = augmentation.words(self.samples.instruction[rows].tolist(), rng)
         seen = self.samples.moment(rows, words, augmentation, rng)
