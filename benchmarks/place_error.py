@@ -27,7 +27,7 @@ NEAR, HELD = 0.15, 0.08
 
 @torch.no_grad()
 def told(policy: LibraPolicy, stills: StillSamples, rows: np.ndarray) -> np.ndarray:
-    """Where the planner says that things are, m from the hand, [n, K, 3]."""
+    """Where the planner says that what is asked for is, m from the hand, [n, K, 3]."""
     model, samples, rng = policy.model, stills.samples, np.random.default_rng(0)
     if not isinstance(model, LibraModel) or model.planner.places is None:
         raise LibraError("expected a policy that tells places: `libra train --stills`")
@@ -35,7 +35,7 @@ def told(policy: LibraPolicy, stills: StillSamples, rows: np.ndarray) -> np.ndar
     for part in np.array_split(rows, max(1, len(rows) // 64)):
         words = tuple(samples.instruction[part])
         seen = samples.moment(part, words, Augmentation(), rng)
-        found.append(model.planner.locate(seen.images, seen.state, seen.instructions).numpy())
+        found.append(model.planner.locate(seen.images, seen.state, seen.instructions).asked.numpy())
     return np.concatenate(found)
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     )
     stills = StillSamples.of(policy, dataset, range(len(dataset.episodes)))
     rows = stills.samples.rows
-    true, tasks = stills.places[rows], stills.samples.instruction[rows]
+    true, tasks = stills.truth(rows).of_asked.numpy(), stills.samples.instruction[rows]
     scenes = np.repeat(np.arange(len(dataset.episodes)), [e.length for e in dataset.episodes])[rows]
     wrong = np.linalg.norm((told(policy, stills, rows) - true)[..., :2], axis=2)
     free = np.linalg.norm(true[:, 0], axis=1) > HELD

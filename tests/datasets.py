@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from libra_vla.action_space import ActionConvention
-from libra_vla.data.lerobot import DRAWN_EVERY, SHOVED, Episode
+from libra_vla.data.lerobot import ABSENT, ASKED, DRAWN_EVERY, SHOVED, Episode
 from libra_vla.data.writer import DatasetWriter
 
 CONVENTION = ActionConvention(
@@ -27,6 +27,8 @@ def write_dataset(
     drawn_every: int = 1,
     shoved: str = "",
     stills: bool = False,
+    things: tuple[str, str, str] = ("circle", "shadow", "square"),
+    about: tuple[str, str] = ("square shadow", "shadow shadow"),
     moving: bool = True,
 ) -> Path:
     """Writes episodes of two instructions in turn; returns the folder.
@@ -34,8 +36,10 @@ def write_dataset(
     Args:
         drawn_every: frames from one new picture to the next; those between repeat it.
         shoved: frames to learn nothing from, see `libra_vla.data.lerobot.SHOVED`.
-        stills: each frame tells where the square is, in metres, the hand being anywhere, and twice
-            that; proprioception is then the hand's pose.
+        stills: each frame tells where the square is, in metres, the hand being anywhere, and its
+            shadow, twice as far, but no circle. Proprioception is then the hand's pose.
+        things: their names; a moon is there, in place of a circle.
+        about: of stills, what "go left" and "go right" are about.
         moving: False for actions of 0.
     """
     state_names = [*"abcdef"] if stills else [*"abcd"]
@@ -45,7 +49,7 @@ def write_dataset(
         cameras=dict.fromkeys(cameras, (64, 64)),
         state_names=state_names,
         convention=convention,
-        places=2 if stills else 0,
+        places=things if stills else (),
     )
     rng = np.random.default_rng(0)
     for episode in range(episodes):
@@ -57,6 +61,7 @@ def write_dataset(
         actions[:, :2] = places / 32.0 - 1.0
         actions[:, -1] = np.where(np.arange(length) < length // 2, -1.0, 1.0)
         columns = {DRAWN_EVERY: drawn_every, SHOVED: shoved}
+        asked = {ASKED: about[episode % 2]}
         drawn = Episode(0, 0, length, "", columns).drawn
         shown = drawn[np.searchsorted(drawn, np.arange(length), side="right") - 1]
         writer.add_episode(
@@ -64,13 +69,13 @@ def write_dataset(
             rng.normal(size=(length, len(state_names))).astype(np.float32),
             actions * moving,
             ("go left", "go right")[episode % 2],
-            columns if drawn_every > 1 or shoved else None,
-            places=_square(places) if stills else None,
+            (columns if drawn_every > 1 or shoved else {}) | (asked if stills else {}),
+            places=_square(places, "moon" in things) if stills else None,
         )
     return path
 
 
-def _square(pixels: np.ndarray) -> np.ndarray:
-    """Where it is, [n, 2, 3] m, by its pixels [n, 2]."""
-    place = np.pad(pixels / 320.0 - 0.1, ((0, 0), (0, 1)))
-    return np.stack([place, 2.0 * place], axis=1)
+def _square(pixels: np.ndarray, moon: bool) -> np.ndarray:
+    """Where a moon, the shadow and the square are, [n, 3, 3] m, by the square's pixels [n, 2]."""
+    place = np.pad(pixels / 320.0 - 0.1, ((0, 0), (0, 1)), constant_values=0.01)
+    return np.stack([place + 0.3 if moon else np.full_like(place, ABSENT), 2.0 * place, place], 1)

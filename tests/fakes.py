@@ -240,8 +240,14 @@ def toy_stills(env: ToyEnv, count: int, rng: np.random.Generator) -> list[Still]
     taken = []
     for _ in range(count - 1):
         env.position = rng.uniform(-0.1, 0.1, 3)
-        taken.append(Still(env.observe(), np.array([[0.1, 0.2, 0.3], [0.0, 0.0, env.seed % 7]])))
+        cube = {"cube": np.array([0.1, 0.2, 0.3])} if env.task.index else {}
+        places = cube | {"tray": np.array([0.0, 0.0, 1.0 + env.seed % 7])}
+        taken.append(Still(env.observe(), places, ("tray", "tray")))
     return taken
+
+
+def toy_place_names() -> tuple[str, ...]:
+    return ("ball", "cube", "tray")
 
 
 TOY = Benchmark(
@@ -263,5 +269,5 @@ TOY = Benchmark(
     tells=toy_tells,
     witness=ToyWitness,
     stills=toy_stills,
-    places=2,
+    place_names=toy_place_names,
 )

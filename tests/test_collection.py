@@ -270,9 +270,12 @@ def test_stills_tell_where_things_are(tmp_path: Path):
     summary = collection.collect(settings, benchmark=TOY)
     assert (summary["episodes"], summary["frames"]) == (6, 18)
     dataset = LeRobotDataset.open(tmp_path / "set")
-    assert dataset.places is not None and dataset.places.shape == (18, 2, 3)
-    np.testing.assert_allclose(dataset.places[:, 0], [[0.1, 0.2, 0.3]] * 18)
-    assert len(set(dataset.places[:, 1, 2])) > 1, "scenes are sampled"
+    assert dataset.places is not None and dataset.places.shape == (18, 3, 3)
+    assert dataset.place_names == ("ball", "cube", "tray")
+    assert not dataset.places[:, 0].any(), "no scene has a ball"
+    np.testing.assert_allclose(dataset.places[:, 1], [[0.1, 0.2, 0.3]] * 18)
+    assert len(set(dataset.places[:, 2, 2])) > 1, "scenes are sampled"
+    assert {episode.asked for episode in dataset.episodes} == {("tray", "tray")}
     assert len(np.unique(dataset.states, axis=0)) == 18, "the hand is elsewhere in each"
     assert not dataset.actions.any(), "nothing moves"
     again = replace(settings, out=tmp_path / "again", workers=1)

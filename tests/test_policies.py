@@ -20,7 +20,7 @@ from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.layers import Tokens
 from libra_vla.policies.losses import Objective, displaced
 from libra_vla.policies.models import make_model
-from libra_vla.policies.places import PlaceHead
+from libra_vla.policies.places import PlaceHead, Told, Truth, place_loss
 from libra_vla.policies.planner import SemanticPlanner
 from libra_vla.policies.policy import StateStatistics
 from libra_vla.policies.vision import SmallVision
@@ -429,7 +429,7 @@ def test_bad_observations_are_named(change: dict, message: str):
 
 def told_by(sure_of_world: float, pose: list[float]) -> np.ndarray:
     """What a head tells that has seen (0.3, 0.2, 0.1) m in the world, or (0, 0, 0.1) m ahead."""
-    head = PlaceHead(places=1, cameras=1, camera_tokens=3, width=8).eval()
+    head = PlaceHead(things=1, asked=1, cameras=1, camera_tokens=3, width=8).eval()
     head.standardised_by([1.0] * 6, [2.0] * 6)
     last = head.cameras[0][-1]
     assert isinstance(last, torch.nn.Linear)
@@ -437,7 +437,7 @@ def told_by(sure_of_world: float, pose: list[float]) -> np.ndarray:
     last.bias.data = torch.tensor([3.0, 2.0, 1.0, sure_of_world, 0.0, 0.0, 1.0, 0.0])
     context = Tokens.dense(torch.randn(1, 5, 8))
     state = (torch.tensor([pose]) - 1.0) / 2.0
-    return head(context, state)[0, 0].detach().numpy()
+    return head(context, state).asked[0, 0].detach().numpy()
 
 
 def test_places_are_told_from_the_hand_wherever_it_is():
@@ -451,7 +451,7 @@ def test_places_are_told_from_the_hand_wherever_it_is():
 
 def test_a_plan_is_made_from_places_and_leaves_them_alone():
     policy = make_policy()
-    grown = dataclasses.replace(policy.config.planner, places=3)
+    grown = dataclasses.replace(policy.config.planner, things=("ball", "cube", "tray"), asked=2)
     policy = dataclasses.replace(
         policy,
         config=dataclasses.replace(policy.config, planner=grown),
@@ -465,12 +465,33 @@ def test_a_plan_is_made_from_places_and_leaves_them_alone():
     planner(images, state, words).sum().backward()
     assert planner.places.read[0].weight.grad is not None
     assert all(p.grad is None for p in planner.places.cameras.parameters())
-    assert planner.locate(images, state, words).shape == (2, 3, 3)
+    told = planner.locate(images, state, words)
+    assert (told.places.shape, told.asked.shape) == ((2, 3, 3), (2, 2, 3))
+
+
+def test_what_is_asked_for_is_one_of_the_things():
+    places = torch.arange(12.0).reshape(1, 4, 3)
+    told = Told(places, 100.0 * torch.eye(4)[None, [2, 0]])
+    torch.testing.assert_close(told.asked, places[:, [2, 0]])
+
+
+def test_only_what_is_there_is_to_be_told():
+    places, asked = torch.rand(1, 3, 3), torch.tensor([[2, 2]])
+    truth = Truth(places, torch.tensor([[False, True, True]]), asked)
+    sure = 100.0 * torch.eye(3)[None, [2, 2]]
+    assert torch.equal(truth.of_asked, places[:, [2, 2]])
+
+    def loss(which: torch.Tensor, *off: float) -> float:
+        return place_loss(Told(places + torch.tensor(off)[:, None], which), truth).item()
+
+    assert loss(sure, 1.0, 0.0, 0.0) == pytest.approx(0.0, abs=1e-6)
+    assert 0.0 < loss(sure, 0.0, 0.1, 0.0) < loss(sure, 0.0, 0.0, 0.1)
+    assert loss(sure.roll(1, dims=-1), 0.0, 0.0, 0.0) == pytest.approx(100.0)
 
 
 def test_some_plans_are_learned_from_places_alone_but_none_is_made_so():
     torch.manual_seed(0)
-    head = PlaceHead(places=1, cameras=2, camera_tokens=3, width=8)
+    head = PlaceHead(things=1, asked=1, cameras=2, camera_tokens=3, width=8)
     context = Tokens(torch.randn(64, 8, 8), torch.arange(8).expand(64, 8) != 7)
     mask = head.train().sometimes_unseen(context).mask
     assert torch.equal(mask[:, 6:], context.mask[:, 6:]), "words are always read"

@@ -217,7 +217,7 @@ def test_bad_input_to_an_environment():
 @pytest.mark.simulator
 def test_stills_show_a_hand_anywhere_and_tell_where_things_are():
     from libra_vla.simulation.libero.scene import Scene
-    from libra_vla.simulation.libero.stills import stills
+    from libra_vla.simulation.libero.stills import place_names, stills
 
     env = make_env("libero_goal", 8, image_size=64, meshes="decimated")
     env.reset(seed=3, spread=0.05)
@@ -229,10 +229,12 @@ def test_stills_show_a_hand_anywhere_and_tell_where_things_are():
     assert np.array_equal(env.robosuite_env.sim.data.qpos, before)
     hands = np.array([still.observation.state[:3] for still in taken])
     assert (np.ptp(hands, axis=0) > 0.1).all()
-    told = np.array([still.places for still in taken])
-    assert told.shape == (len(taken), 4, 3)
-    assert np.array_equal(told[:, :2], told[:, 2:]), "its only goal is both of them"
+    assert taken[0].asked == ("akita_black_bowl_1", "plate_1") * 2, "its only goal is both of them"
+    told = np.array([[still.places[name] for name in still.asked] for still in taken])
     np.testing.assert_allclose(told[:, 1, :2], np.tile(plate[:2], (len(taken), 1)))
+    drawers = [taken[0].places[f"wooden_cabinet_1_{part}_region"] for part in ("top", "bottom")]
+    assert drawers[0][2] > drawers[1][2] + 0.1, "what nobody asks for is told, too"
+    assert set(taken[0].places) <= set(place_names()) and "basket_1" not in taken[0].places
     held = np.linalg.norm(told[:, 0] - bowl, axis=1) > 1e-6
     assert held.any() and not held.all()
     in_hand = np.linalg.norm(told[held, 0] - hands[held], axis=1)

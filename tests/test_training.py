@@ -411,7 +411,8 @@ def test_stills_teach_a_planner_where_things_are(stills: Path, tmp_path: Path):
     assert last < first / 4
     assert metrics(tmp_path / "run")[-1]["validation"]["place_error_m"] > 0.0
     policy = load_policy(tmp_path / "run")
-    assert policy.config.planner.places == 2
+    assert policy.config.planner.things == ("shadow", "square"), "there is no circle"
+    assert policy.config.planner.asked == 2
     moment = policy.see(observation_of(stills, row=0))
     assert policy.model.plan(moment).isfinite().all()
 
@@ -430,6 +431,23 @@ def test_a_policy_that_tells_no_places_learns_to(stills: Path, tmp_path: Path):
     assert added and all(name.startswith("planner.places.") for name in added)
     moved = [(after[name] - before[name]).abs().max() for name in before]
     assert max(moved) < 0.1, "what it knew it still knows"
+
+
+def test_a_policy_goes_on_with_other_things(stills: Path, tmp_path: Path):
+    others = write_dataset(tmp_path / "others", stills=True, things=("moon", "shadow", "square"))
+    train(config(stills, tmp_path / "first", stills=stills, steps=1))
+    train(config(stills, tmp_path / "next", init=tmp_path / "first", stills=others, steps=1))
+    assert load_policy(tmp_path / "next").config.planner.things == ("moon", "shadow", "square")
+
+
+def test_stills_say_what_their_instructions_are_about(tmp_path: Path):
+    silent = write_dataset(tmp_path / "silent", stills=True, about=("", ""))
+    with pytest.raises(LibraError, match="episode 0 is about '' and there are shadow, square"):
+        train(config(silent, tmp_path / "run", stills=silent))
+    uneven = write_dataset(tmp_path / "uneven", stills=True, about=("square", "square shadow"))
+    with pytest.raises(LibraError, match=r"are about \[1, 2\] places: expected one number"):
+        train(config(uneven, tmp_path / "run", stills=uneven))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_with_stills_resumes_to_identical_weights(stills: Path, tmp_path: Path):

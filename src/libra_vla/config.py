@@ -47,8 +47,9 @@ class PlannerConfig:
     Attributes:
         width, layers, heads: of the bidirectional head; the paper's: 1024, 12.
         use_state: whether the planner reads proprioception (open in the paper).
-        places: K, how many places of things it tells itself on the way to a plan (not in the
-            paper); learned from stills, see `libra train --stills`. 0: none.
+        things: names of the P things whose places it tells itself on the way to a plan (not in the
+            paper); learned from stills, see `libra train --stills`.
+        asked: K, of how many of them a plan is made: those that the instruction is about.
     """
 
     backbone: BackboneConfig = BackboneConfig()
@@ -56,7 +57,8 @@ class PlannerConfig:
     layers: int = 2
     heads: int = 4
     use_state: bool = True
-    places: int = 0
+    things: tuple[str, ...] = ()
+    asked: int = 0
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def data_info(described: Mapping[str, Any]) -> str:
     """Size, cameras, instructions and how the actions are spread."""
     length = described["length"]
     cameras = (f"{name} {w} x {h}" for name, (h, w) in described["cameras"].items())
-    actions = described["actions"]
+    actions, places = described["actions"], len(described["places"])
     width = max(map(len, actions))
     lines = [
         f"{described['episodes']} episodes, {described['frames']:,} frames at "
@@ -156,7 +156,7 @@ def data_info(described: Mapping[str, Any]) -> str:
         f"{length['median']:g} in the middle",
         f"cameras: {', '.join(cameras) or 'none'}",
         f"state: {described['state_size']} numbers",
-        *([f"stills: {described['places']} places told in each frame"] * (described["places"] > 0)),
+        *([f"stills: where things are, of {places} that there may be"] if places else []),
         "instructions: episodes, and how often the motion turns back in each, where most",
         *(
             f"{count:>6}  {r['per_episode']:5.1f} {r['dimension']:<{width}}  {text}"

@@ -12,7 +12,7 @@ from libra_vla.collection.config import CollectConfig
 from libra_vla.collection.disturbance import Disturbance, draw_disturbance, draw_shoves
 from libra_vla.collection.fumble import fumble
 from libra_vla.collection.handover import drive
-from libra_vla.data.lerobot import DRAWN_EVERY, SHOVED
+from libra_vla.data.lerobot import ABSENT, ASKED, DRAWN_EVERY, SHOVED
 from libra_vla.data.writer import Clip, encode
 from libra_vla.evaluation.policies import LoadPolicy, load_policy
 from libra_vla.simulation.benchmark import Benchmark, Environment, Expert, Task, keep_environment
@@ -40,7 +40,7 @@ class Demonstration:
         states, actions: [n, S] and [n, D]; actions are the expert's, without noise.
         noise: standard deviation of what was added to the executed actions.
         extra: what else is to be remembered of the episode, by column; see `demonstrate`.
-        places: of stills, [n, K, 3].
+        places: of stills, [n, P, 3]; see `libra_vla.data.lerobot.PLACES`.
     """
 
     success: bool
@@ -122,7 +122,7 @@ def look_around(attempt: Attempt) -> Demonstration:
     env, rng = _prepare(attempt)
     env.reset(seed=int(rng.integers(2**31)), spread=config.spread)
     env.cameras = benchmark.cameras
-    stills = benchmark.stills(env, config.stills, rng)
+    stills, names = benchmark.stills(env, config.stills, rng), benchmark.place_names()
     frames = {camera: [s.observation.images[camera] for s in stills] for camera in env.cameras}
     return Demonstration(
         success=bool(stills),
@@ -130,7 +130,8 @@ def look_around(attempt: Attempt) -> Demonstration:
         states=np.array([still.observation.state for still in stills]),
         actions=np.zeros((len(stills), benchmark.convention.size)),
         noise=0.0,
-        places=np.array([still.places for still in stills]),
+        extra={ASKED: " ".join(stills[0].asked)} if stills else {},
+        places=np.array([[still.places.get(name, ABSENT) for name in names] for still in stills]),
     )
 
 

@@ -81,7 +81,7 @@ def collect(
         state_names=benchmark.state_names,
         convention=benchmark.convention,
         metadata=_metadata(settings),
-        places=benchmark.places if config.stills else 0,
+        places=benchmark.place_names() if config.stills else (),
         resume=config.resume,
     )
     for left in config.out.glob(f"{STAGING}*"):

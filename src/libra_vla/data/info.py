@@ -46,7 +46,7 @@ def describe(path: Path | str, *, bins: int = 10) -> dict[str, Any]:
         "fps": dataset.fps,
         "cameras": {camera: list(shape) for camera, shape in dataset.camera_shapes.items()},
         "state_size": dataset.states.shape[1],
-        "places": 0 if dataset.places is None else dataset.places.shape[1],
+        "places": list(dataset.place_names),
         "instructions": dict(instructions.most_common()),
         "turns": _turns_by_instruction(dataset, convention),
         "length": _spread(lengths),

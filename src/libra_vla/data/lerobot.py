@@ -28,9 +28,12 @@ VERSION = "v3.0"
 IMAGES = "observation.images."
 STATE, ACTION = "observation.state", "action"
 PLACES = "observation.environment_state"
-"""Where the things are that the instruction speaks of, K x 3 m in the frame of the state's first
-three numbers, the end effector's position; LeRobot's name for what a robot does not know. Only
-stills have it."""
+"""Where things are, P x 3 m in the frame of the state's first three numbers, the end effector's
+position; LeRobot's name for what a robot does not know. Only stills have it."""
+ABSENT = (0.0, 0.0, 0.0)
+"""Place of what a scene does not have, for a feature is as long in all of them."""
+ASKED = "asked"
+"""Column of `meta/episodes`: names of the K places that the instruction is about, in order."""
 EXTRAS = "meta/libra_vla.json"
 """What LeRobot has no place for: the action convention, and how the data were made."""
 DRAWN_EVERY = "drawn_every"
@@ -57,6 +60,11 @@ class Episode:
     length: int
     instruction: str
     place: dict[str, Any]
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Of stills, names of the places that the instruction is about."""
+        return tuple((self.place.get(ASKED) or "").split())
 
     @property
     def drawn_every(self) -> int:
@@ -90,7 +98,7 @@ class LeRobotDataset:
         actions: raw actions, float32 [T, D].
         convention: what actions mean; None if the dataset does not say.
         metadata: how it was made, if our own `libra collect` made it.
-        places: of a dataset of stills, float32 [T, K, 3], m; see `PLACES`.
+        places: of a dataset of stills, float32 [T, P, 3], m; see `PLACES`.
     """
 
     path: Path
@@ -152,6 +160,12 @@ class LeRobotDataset:
     def cameras(self) -> tuple[str, ...]:
         """Camera names, without the "observation.images." of their feature."""
         return tuple(k.removeprefix(IMAGES) for k in self.features if k.startswith(IMAGES))
+
+    @property
+    def place_names(self) -> tuple[str, ...]:
+        """Names of the P places that each frame of a dataset of stills tells."""
+        numbers = self.features.get(PLACES, {}).get("names") or []
+        return tuple(name.removesuffix(".x") for name in numbers[::3])
 
     @property
     def camera_shapes(self) -> dict[str, tuple[int, int]]:

@@ -80,7 +80,7 @@ class DatasetWriter:
         convention: what actions mean.
         metadata: how the data are made; stored as given.
         robot_type: LeRobot's name of the robot.
-        places: of a dataset of stills, how many places each frame tells; see `PLACES`.
+        places: of a dataset of stills, names of the places that each frame tells; see `PLACES`.
         resume: go on with what is there.
 
     Raises:
@@ -97,7 +97,7 @@ class DatasetWriter:
         convention: ActionConvention,
         metadata: Mapping[str, Any] | None = None,
         robot_type: str = "panda",
-        places: int = 0,
+        places: Sequence[str] = (),
         resume: bool = False,
     ) -> None:
         self.path, self.fps, self.cameras = Path(path), fps, tuple(cameras)
@@ -183,7 +183,7 @@ class DatasetWriter:
             actions: raw actions, float32 [n, D].
             instruction: what was asked for.
             extra: further columns of the episode's row, for instance its seed.
-            places: of stills, float32 [n, K, 3].
+            places: of stills, float32 [n, P, 3].
 
         Raises:
             LibraError: lengths or dimensions that do not fit, NaN or infinity, a full disk; the
@@ -372,7 +372,7 @@ def _features(
     cameras: Mapping[str, tuple[int, int]],
     state_names: Sequence[str],
     convention: ActionConvention,
-    places: int,
+    places: Sequence[str],
 ) -> dict[str, Any]:
     """The `features` of info.json."""
     features: dict[str, Any] = {}
@@ -394,7 +394,7 @@ def _features(
         }
     vectors = {STATE: list(state_names), ACTION: list(convention.names)}
     if places:
-        vectors[PLACES] = [f"{axis}_{place}" for place in range(places) for axis in "xyz"]
+        vectors[PLACES] = [f"{place}.{axis}" for place in places for axis in "xyz"]
     for key, names in vectors.items():
         features[key] = {"dtype": "float32", "shape": [len(names)], "names": names}
     features["timestamp"] = {"dtype": "float32", "shape": [1], "names": None}

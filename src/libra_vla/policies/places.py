@@ -2,6 +2,7 @@
 paper)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -24,15 +25,56 @@ UNSEEN = 0.5
 in the scenes of demonstrations holds in others, too."""
 
 
-class PlaceHead(nn.Module):
-    """Tells K places, each from the hand, and hands them on as K tokens.
+@dataclass(frozen=True)
+class Told:
+    """What a planner tells of places.
 
-    Each camera says twice where a thing is: in the world, for a camera that stands still, and seen
-    from the hand, for one that moves with it; and how sure it is of either. Geometry does the rest:
-    what a picture does not show, the way from one frame to the other, need not be learned.
+    Attributes:
+        places: of all P things, metres from the hand along the world's axes, [B, P, 3].
+        which: logits over them, of the K that the instruction is about, [B, K, P].
+    """
+
+    places: Tensor
+    which: Tensor
+
+    @property
+    def asked(self) -> Tensor:
+        """Where the things are that the instruction is about, [B, K, 3]."""
+        return self.which.softmax(dim=-1) @ self.places
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Where things are, for a batch of stills.
+
+    Attributes:
+        places: metres from the hand, [B, P, 3]; anything for what is not there.
+        present: which of them are, bool [B, P].
+        asked: what the instruction is about, as indices of things, int64 [B, K].
+    """
+
+    places: Tensor
+    present: Tensor
+    asked: Tensor
+
+    @property
+    def of_asked(self) -> Tensor:
+        """Where the things are that the instruction is about, [B, K, 3]."""
+        return self.places.take_along_dim(self.asked[..., None], dim=1)
+
+
+class PlaceHead(nn.Module):
+    """Tells where P things are, and which K of them the instruction is about; these go on as K
+    tokens.
+
+    So everything that a picture shows teaches it, whatever it is asked for. Each camera says twice
+    where a thing is: in the world, for a camera that stands still, and seen from the hand, for one
+    that moves with it; and how sure it is of either. Geometry does the rest: what a picture does
+    not show, the way from one frame to the other, need not be learned.
 
     Args:
-        places: K.
+        things: P.
+        asked: K.
         cameras: C.
         camera_tokens: V, image tokens of each camera.
         width: W of all tokens.
@@ -43,10 +85,16 @@ class PlaceHead(nn.Module):
     std: Tensor
 
     def __init__(
-        self, places: int, cameras: int, camera_tokens: int, width: int, hidden: int = 256
+        self,
+        things: int,
+        asked: int,
+        cameras: int,
+        camera_tokens: int,
+        width: int,
+        hidden: int = 256,
     ) -> None:
         super().__init__()
-        self.places, self.image_tokens = places, cameras * camera_tokens
+        self.things, self.asked, self.image_tokens = things, asked, cameras * camera_tokens
         self.cameras = nn.ModuleList(
             nn.Sequential(
                 nn.Dropout(DROPPED),
@@ -54,14 +102,15 @@ class PlaceHead(nn.Module):
                 nn.SiLU(),
                 nn.Linear(hidden, hidden),
                 nn.SiLU(),
-                nn.Linear(hidden, places * 2 * 4),
+                nn.Linear(hidden, things * 2 * 4),
             )
             for _ in range(cameras)
         )
+        self.about = nn.Linear(width, asked * things)
         self.read = nn.Sequential(
             nn.Linear(3 * len(SCALES), width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.which = nn.Parameter(torch.randn(places, width) * 0.02)
+        self.which = nn.Parameter(torch.randn(asked, width) * 0.02)
         self.register_buffer("mean", torch.zeros(POSE), persistent=False)
         self.register_buffer("std", torch.ones(POSE), persistent=False)
 
@@ -70,16 +119,13 @@ class PlaceHead(nn.Module):
         self.mean.copy_(torch.tensor(mean[:POSE]))
         self.std.copy_(torch.tensor(std[:POSE]))
 
-    def forward(self, context: Tokens, state: Tensor) -> Tensor:
+    def forward(self, context: Tokens, state: Tensor) -> Told:
         """Where the things are.
 
         Args:
             context: tokens of the cameras, one after the other, then those of the instruction,
                 [B, T, W].
             state: standardised proprioception [B, S]; see `POSE`.
-
-        Returns:
-            Metres from the hand along the world's axes, [B, K, 3].
         """
         images, words = context.values.tensor_split([self.image_tokens], dim=1)
         present = context.mask[:, self.image_tokens :, None].to(words.dtype)
@@ -90,15 +136,16 @@ class PlaceHead(nn.Module):
                 self.cameras, images.chunk(len(self.cameras), dim=1), strict=True
             )
         ]
-        # [B, C, K, which frame, x y z and how sure]
-        told = torch.stack(told, dim=1).unflatten(-1, (self.places, 2, 4)).float()
+        # [B, C, P, which frame, x y z and how sure]
+        told = torch.stack(told, dim=1).unflatten(-1, (self.things, 2, 4)).float()
         pose = state[:, :POSE].float() * self.std + self.mean
         world, seen = told[..., 0, :3], told[..., 1, :3]
         from_hand = world - pose[:, None, None, :3] / UNIT
         turned = torch.einsum("bij,bckj->bcki", rotations(pose[:, 3:]), seen)
-        sure = told[..., 3].permute(0, 2, 1, 3).flatten(2).softmax(dim=-1)  # [B, K, C x 2]
+        sure = told[..., 3].permute(0, 2, 1, 3).flatten(2).softmax(dim=-1)  # [B, P, C x 2]
         every = torch.stack([from_hand, turned], dim=3).transpose(1, 2).flatten(2, 3)
-        return (sure[..., None] * every).sum(dim=2) * UNIT
+        which = self.about(asked).float().unflatten(-1, (self.asked, self.things))
+        return Told((sure[..., None] * every).sum(dim=2) * UNIT, which)
 
     def sometimes_unseen(self, context: Tokens) -> Tokens:
         """In training the context without its image tokens, for a share `UNSEEN` of the batch."""
@@ -126,6 +173,12 @@ def rotations(turns: Tensor) -> Tensor:
     return own + angle.sin() * cross + (1.0 - angle.cos()) * cross @ cross
 
 
-def place_loss(told: Tensor, places: Tensor) -> Tensor:
-    """Mean error of places [B, K, 3] (m): squared where it is small, absolute where it is large."""
-    return F.smooth_l1_loss(told / UNIT, places / UNIT, beta=EXACT)
+def place_loss(told: Told, truth: Truth) -> Tensor:
+    """Mean error of places, squared where it is small and absolute where it is large, of what is
+    asked for as much as of all that is there; and the cross-entropy of what that is."""
+    wrong = F.smooth_l1_loss(
+        told.places / UNIT, truth.places / UNIT, beta=EXACT, reduction="none"
+    ).mean(dim=-1)
+    asked = wrong.take_along_dim(truth.asked, dim=1).mean()
+    which = F.cross_entropy(told.which.flatten(0, 1), truth.asked.flatten())
+    return asked + wrong[truth.present].mean() + which

@@ -9,7 +9,7 @@ from libra_vla.config import PlannerConfig
 from libra_vla.errors import LibraError
 from libra_vla.policies.backbones import Backbone, SmallBackbone
 from libra_vla.policies.layers import Block, Tokens
-from libra_vla.policies.places import POSE, PlaceHead
+from libra_vla.policies.places import POSE, PlaceHead, Told
 
 
 class CoarseActionHead(nn.Module):
@@ -80,7 +80,7 @@ class SemanticPlanner(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.state = nn.Linear(state_size, backbone.width) if config.use_state else None
-        self.places = _place_head(backbone, config.places, state_size)
+        self.places = _place_head(backbone, config, state_size)
         self.head = CoarseActionHead(
             backbone.width, horizon, bins, config.width, config.layers, config.heads
         )
@@ -101,11 +101,11 @@ class SemanticPlanner(nn.Module):
         if self.places is None:
             return self.head(Tokens.join(seen, *own))
         # A plan's loss must not reach them: they are places, whatever would be of use to it.
-        told = self.places.tokens(self.places(seen, state).detach())
+        told = self.places.tokens(self.places(seen, state).asked.detach())
         return self.head(Tokens.join(self.places.sometimes_unseen(seen), *own, told))
 
-    def locate(self, images: Tensor, state: Tensor, instructions: Sequence[str]) -> Tensor:
-        """Where the things are that the instructions speak of: metres from the hand, [B, K, 3].
+    def locate(self, images: Tensor, state: Tensor, instructions: Sequence[str]) -> Told:
+        """Where things are, and which of them the instructions are about.
 
         Args: as above.
         """
@@ -113,8 +113,8 @@ class SemanticPlanner(nn.Module):
         return self.places(self.backbone(images, instructions), state)
 
 
-def _place_head(backbone: Backbone, places: int, state_size: int) -> PlaceHead | None:
-    if places == 0:
+def _place_head(backbone: Backbone, config: PlannerConfig, state_size: int) -> PlaceHead | None:
+    if not config.things:
         return None
     if not isinstance(backbone, SmallBackbone) or backbone.vision.cameras == 0:
         raise LibraError("a planner that tells places needs the backbone 'small', and a camera")
@@ -124,4 +124,10 @@ def _place_head(backbone: Backbone, places: int, state_size: int) -> PlaceHead |
             f"first {POSE} where the hand is, in metres and as an axis times an angle"
         )
     vision = backbone.vision
-    return PlaceHead(places, vision.cameras, vision.tokens // vision.cameras, backbone.width)
+    return PlaceHead(
+        len(config.things),
+        config.asked,
+        vision.cameras,
+        vision.tokens // vision.cameras,
+        backbone.width,
+    )

@@ -5,7 +5,7 @@ there are.
 """
 
 import atexit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -107,15 +107,17 @@ class Witness(Protocol):
 
 @dataclass(frozen=True)
 class Still:
-    """What a scene looks like, and where the things are that its task is about.
+    """What a scene looks like, and where its things are.
 
     Attributes:
-        places: metres [K, 3], in the frame of the state's end-effector position: for each of the
-            task's goals the thing and where it is to go.
+        places: by name, metres [3] in the frame of the state's end-effector position.
+        asked: names of the places that the task is about, K of them: for each of its goals the
+            thing and where it is to go.
     """
 
     observation: Observation
-    places: np.ndarray
+    places: Mapping[str, np.ndarray]
+    asked: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Benchmark:
             None where nothing does.
         stills: (environment, just reset; how many; source of randomness) -> pictures of the scene
             with the hand in up to so many places; None where there are none.
-        places: K, how many places such a picture tells.
+        place_names: () -> names of all places that such pictures tell.
     """
 
     name: str
@@ -172,7 +174,7 @@ class Benchmark:
     tells: Callable[[Task, Task], bool] | None = None
     witness: Callable[[Any, Task], Witness] | None = None
     stills: Callable[[Any, int, np.random.Generator], list[Still]] | None = None
-    places: int = 0
+    place_names: Callable[[], tuple[str, ...]] = tuple
 
     def choose(self, suite: str, text: str | None = None) -> list[Task]:
         """Returns the tasks that `text` names, in the suite's order; all of them for None.

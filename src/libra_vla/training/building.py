@@ -13,7 +13,7 @@ from libra_vla.errors import LibraError
 from libra_vla.observation import ObservationSpec
 from libra_vla.policies.policy import LibraPolicy, StateStatistics
 from libra_vla.training.config import TrainConfig
-from libra_vla.training.stills import places_of
+from libra_vla.training.stills import things_of
 from libra_vla.versions import versions
 
 
@@ -34,7 +34,7 @@ def build_policy(
             f"{dataset.path} does not say what its actions mean: add meta/libra_vla.json with an "
             "action convention (see docs: your own data)"
         )
-    places = 0 if stills is None else places_of(stills)
+    told = None if stills is None else things_of(stills)
     if not dataset.actions.any():
         raise LibraError(
             f"nothing moves in {dataset.path}, all its actions are 0: give stills as --stills, "
@@ -59,9 +59,9 @@ def build_policy(
             "scenes": len(stills.episodes),
         }
     if config.init is None:
-        policy = _new(config, dataset, dataset.convention, record, places)
+        policy = _new(config, dataset, dataset.convention, record, told)
     else:
-        policy = _begun(config.init, dataset, dataset.convention, record, places)
+        policy = _begun(config.init, dataset, dataset.convention, record, told)
     return policy, training, held_out
 
 
@@ -86,9 +86,9 @@ def _new(
     dataset: LeRobotDataset,
     convention: ActionConvention,
     record: dict[str, Any],
-    places: int,
+    told: tuple[tuple[str, ...], int] | None,
 ) -> LibraPolicy:
-    architecture = with_places(_architecture(config), places)
+    architecture = with_places(_architecture(config), told)
     return LibraPolicy(
         config=architecture,
         action_space=ActionSpace.fit(
@@ -106,19 +106,18 @@ def _new(
     )
 
 
-def with_places(config: PolicyConfig, places: int) -> PolicyConfig:
-    """The same architecture, but that its planner tells so many places, if any are asked for.
+def with_places(config: PolicyConfig, told: tuple[tuple[str, ...], int] | None) -> PolicyConfig:
+    """The same architecture, but that its planner tells places, if stills are to teach it.
 
     Raises:
-        LibraError: there is no planner, or it tells another number of places.
+        LibraError: there is no planner.
     """
-    if places in (0, config.planner.places):
+    if told is None:
         return config
     if config.kind != "libra":
         raise LibraError(f"stills teach a planner, and '{config.kind}' has none: leave them out")
-    if config.planner.places:
-        raise LibraError(f"stills tell {places} places, and the policy {config.planner.places}")
-    return replace(config, planner=replace(config.planner, places=places))
+    things, asked = told
+    return replace(config, planner=replace(config.planner, things=things, asked=asked))
 
 
 def _begun(
@@ -126,18 +125,20 @@ def _begun(
     dataset: LeRobotDataset,
     convention: ActionConvention,
     record: dict[str, Any],
-    places: int,
+    told: tuple[tuple[str, ...], int] | None,
 ) -> LibraPolicy:
     """Another run's policy, with its normalisation, if it fits the dataset.
 
-    One that tells no places gets a head for them, with new weights.
+    One that tells no places, or others, gets a head for them; weights that do not fit are new.
     """
     policy = LibraPolicy.from_pretrained(folder)
-    grown = with_places(policy.config, places)
+    grown = with_places(policy.config, told)
     if grown != policy.config:
         before = policy
         policy = replace(before, config=grown)
-        policy.model.load_state_dict(policy.model.state_dict() | before.model.state_dict())
+        fresh, known = policy.model.state_dict(), before.model.state_dict()
+        fits = {n: w for n, w in known.items() if n in fresh and fresh[n].shape == w.shape}
+        policy.model.load_state_dict(fresh | fits)
     policy.action_space.convention.require_equal(
         convention, mine=str(folder), theirs=str(dataset.path)
     )

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from libra_vla.data.lerobot import PLACES, LeRobotDataset
+from libra_vla.data.lerobot import ABSENT, PLACES, LeRobotDataset
 from libra_vla.errors import LibraError
 from libra_vla.policies.batch import Moment
+from libra_vla.policies.places import Truth
 from libra_vla.policies.policy import LibraPolicy
 from libra_vla.training.samples import Augmentation, Samples
 
@@ -20,37 +20,73 @@ class StillSamples:
 
     Attributes:
         samples: of the same dataset; its actions are not looked at.
-        places: of every row, metres from the end effector, float32 [T, K, 3].
+        places: of every row and every thing that the policy knows, metres from the end effector,
+            float32 [T, P, 3].
+        present: which things are there, bool [T, P].
+        asked: what each row's instruction is about, as indices of things, int64 [T, K].
     """
 
     samples: Samples
     places: np.ndarray
+    present: np.ndarray
+    asked: np.ndarray
 
     @classmethod
     def of(
         cls, policy: LibraPolicy, dataset: LeRobotDataset, episodes: Sequence[int]
     ) -> "StillSamples":
-        """Stills that fit a policy: its cameras and statistics."""
+        """Stills that fit a policy: its cameras and statistics, and the things that it knows."""
+        things = policy.config.planner.things
+        places = _told(dataset)[:, [dataset.place_names.index(name) for name in things]]
         hand = dataset.states[:, None, :3]
-        return cls(Samples.of(policy, dataset, episodes), _told(dataset) - hand)
+        asked = [[things.index(name) for name in episode.asked] for episode in dataset.episodes]
+        lengths = [episode.length for episode in dataset.episodes]
+        return cls(
+            Samples.of(policy, dataset, episodes),
+            places - hand,
+            (places != ABSENT).any(axis=2),
+            np.repeat(np.array(asked), lengths, axis=0),
+        )
 
     def batch(
         self, rng: np.random.Generator, size: int, augmentation: Augmentation
-    ) -> tuple[Moment, Tensor]:
-        """Draws `size` stills, with replacement, and their places [size, K, 3] (m, from the hand).
+    ) -> tuple[Moment, Truth]:
+        """Draws `size` stills, with replacement, and where their things are.
 
         They are never shifted: a picture that is says that things are elsewhere.
         """
         augmentation = replace(augmentation, shift=0.0)
         rows = rng.choice(self.samples.rows, size=size)
         words = augmentation.words(self.samples.instruction[rows].tolist(), rng)
-        seen = self.samples.moment(rows, words, augmentation, rng)
-        return seen, torch.from_numpy(self.places[rows])
+        return self.samples.moment(rows, words, augmentation, rng), self.truth(rows)
+
+    def truth(self, rows: np.ndarray) -> Truth:
+        """Where the things are in some rows."""
+        return Truth(
+            *(torch.from_numpy(of[rows]) for of in (self.places, self.present, self.asked))
+        )
 
 
-def places_of(dataset: LeRobotDataset) -> int:
-    """K, how many places each still tells."""
-    return _told(dataset).shape[1]
+def things_of(dataset: LeRobotDataset) -> tuple[tuple[str, ...], int]:
+    """Names of what is to be seen in a dataset of stills, and K, of how many things an instruction
+    is.
+
+    Raises:
+        LibraError: these are no stills, or they do not say what their instructions are about.
+    """
+    seen = (_told(dataset) != ABSENT).any(axis=(0, 2))
+    things = tuple(name for name, there in zip(dataset.place_names, seen, strict=True) if there)
+    for episode in dataset.episodes:
+        if not episode.asked or not set(episode.asked) <= set(things):
+            raise LibraError(
+                f"{dataset.path}: episode {episode.index} is about '{' '.join(episode.asked)}' and "
+                f"there are {', '.join(things)}: make the stills again with `libra collect`"
+            )
+    if len(several := {len(episode.asked) for episode in dataset.episodes}) > 1:
+        raise LibraError(
+            f"{dataset.path}: instructions are about {sorted(several)} places: expected one number"
+        )
+    return things, several.pop()
 
 
 def _told(dataset: LeRobotDataset) -> np.ndarray:

@@ -21,7 +21,7 @@ from libra_vla.files import alone_in_out, require_absent, write_text
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.libra import LibraModel
 from libra_vla.policies.losses import Objective
-from libra_vla.policies.places import place_loss
+from libra_vla.policies.places import Truth, place_loss
 from libra_vla.policies.policy import LibraPolicy
 from libra_vla.training.building import build_policy, split
 from libra_vla.training.config import TrainConfig
@@ -160,8 +160,8 @@ class Run:
         with computing_in(config.precision, self.policy.device):
             loss, log = self.policy.model.loss(batch, objective)
             if self.stills is not None:
-                seen, places = self.stills.batch(rng, config.stills_batch, augmentation)
-                off, error = self._locate(seen, places)
+                seen, truth = self.stills.batch(rng, config.stills_batch, augmentation)
+                off, error = self._locate(seen, truth)
                 loss, log = loss + config.places_weight * off, log | error
         if not torch.isfinite(loss):
             raise LibraError(
@@ -185,15 +185,14 @@ class Run:
             "predicted_intents": predicted,
         }
 
-    def _locate(
-        self, seen: Moment, places: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of what the planner tells of places [B, K, 3] (m), and its mean error to log."""
+    def _locate(self, seen: Moment, truth: Truth) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of what the planner tells of places, and to log how far off what is asked for
+        is."""
         model = self.policy.model
         assert isinstance(model, LibraModel)
-        told = model.planner.locate(seen.images, seen.state, seen.instructions).float()
-        error = (told.detach() - places).norm(dim=-1).mean()
-        return place_loss(told, places), {"place_error_m": error}
+        told = model.planner.locate(seen.images, seen.state, seen.instructions)
+        error = (told.asked.detach() - truth.of_asked).norm(dim=-1).mean()
+        return place_loss(told, truth), {"place_error_m": error}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -5,22 +5,24 @@ costs a tenth of a second, since nothing moves: the arm is put into place by kin
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
+from libra_vla.errors import LibraError
 from libra_vla.simulation.benchmark import Still
 from libra_vla.simulation.libero.environment import LiberoEnv
-from libra_vla.simulation.libero.goals import Goal, is_pushed, task_goals
+from libra_vla.simulation.libero.goals import Goal, is_drawer, is_pushed, task_goals
 from libra_vla.simulation.libero.grasping import hand_rotation
 from libra_vla.simulation.libero.reach import reach
 from libra_vla.simulation.libero.scene import Scene
 from libra_vla.simulation.libero.skills.grips import choose_grasp
 from libra_vla.simulation.libero.skills.motion import lean
 from libra_vla.simulation.libero.skills.placing import plan_placement
+from libra_vla.simulation.libero.suites import SUITES, load_tasks, problem
 
 GOALS = 2
-"""Goals of a task whose places are told: hardly any has more."""
-PLACES = 2 * GOALS
+"""Goals of a task that a still says what they are about: hardly any has more."""
 ATTEMPTS = 5
 """Poses drawn for a still before it is given up."""
 HELD = 0.3
@@ -69,21 +71,44 @@ class Load:
         return site + turn @ (self.position - self.site), turn @ self.rotation
 
 
-def places(scene: Scene, goals: tuple[Goal, ...]) -> np.ndarray:
-    """Where the things are that a task is about, metres [PLACES, 3].
+@cache
+def place_names() -> tuple[str, ...]:
+    """What LIBERO's scenes have places for: all objects, and what goals speak of besides."""
+    names: set[str] = set()
+    for task in (task for suite in SUITES for task in load_tasks(suite)):
+        names.update(name for some in problem(task)["objects"].values() for name in some)
+        try:
+            names.update(asked(task_goals(task)))
+        except LibraError:  # nothing that anybody demonstrates
+            continue
+    return tuple(sorted(names))
+
+
+def asked(goals: tuple[Goal, ...]) -> tuple[str, ...]:
+    """Names of the places [2 * GOALS] that a task is about.
 
     For each goal the thing and what it is to be put on or into; a fixture's part is its own
     receptacle, and a task's only goal is both.
     """
-    found = []
-    for goal in (goals * GOALS)[:GOALS]:
-        if goal.receptacle is None:
-            part = scene.body_points(scene.joint(goal.target).body).mean(axis=0)
-            found += [part, part]
-        else:
-            centre, height = scene.receptacle(goal.receptacle)
-            found += [scene.pose(goal.target)[0], np.array([*centre, height])]
-    return np.array(found)
+    pairs = [(goal.target, goal.receptacle or goal.target) for goal in (goals * GOALS)[:GOALS]]
+    return tuple(name for pair in pairs for name in pair)
+
+
+def places(scene: Scene) -> dict[str, np.ndarray]:
+    """Where everything is that a scene has of `place_names`, metres [3] each."""
+    known = scene.env.object_states_dict
+    return {name: _place(scene, name) for name in place_names() if name in known}
+
+
+def _place(scene: Scene, name: str) -> np.ndarray:
+    """An object's origin, the middle of a drawer or of a fixture's knob or door, or the surface of
+    a region."""
+    if is_drawer(name) or name in scene.env.fixtures_dict:
+        return scene.body_points(scene.joint(name).body).mean(axis=0)
+    if name in scene.env.objects_dict:
+        return scene.pose(name)[0]
+    centre, height = scene.receptacle(name)
+    return np.array([*centre, height])
 
 
 def stills(env: LiberoEnv, count: int, rng: np.random.Generator) -> list[Still]:
@@ -94,7 +119,8 @@ def stills(env: LiberoEnv, count: int, rng: np.random.Generator) -> list[Still]:
     """
     scene, goals = Scene(env.robosuite_env), task_goals(env.task)
     initial = np.array(env.robosuite_env.sim.data.qpos)
-    where = places(scene, goals)
+    names, found = asked(goals), places(scene)
+    where = np.array([found[name] for name in names])
     loads = [
         load for number in range(min(GOALS, len(goals))) if (load := _load(scene, goals, number))
     ]
@@ -102,7 +128,7 @@ def stills(env: LiberoEnv, count: int, rng: np.random.Generator) -> list[Still]:
     for _ in range(count):
         load = loads[rng.integers(len(loads))] if loads and rng.random() < HELD else None
         if _put(env, scene, where, load, rng):
-            taken.append(Still(env.observe(), places(scene, goals)))
+            taken.append(Still(env.observe(), places(scene), names))
         env.pose(initial)
     return taken
 
