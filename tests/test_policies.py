@@ -449,6 +449,15 @@ def test_places_are_told_from_the_hand_wherever_it_is():
     np.testing.assert_allclose(told_by(0.0, down), [0.1, 0.0, -0.25], atol=1e-6)
 
 
+def test_places_are_told_in_full_precision_whatever_the_rest_is_computed_in():
+    torch.manual_seed(0)
+    head = PlaceHead(things=2, asked=1, cameras=1, camera_tokens=3, width=8).eval()
+    context, state = Tokens.dense(torch.randn(4, 5, 8)), torch.randn(4, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        asked = head(context, state).asked
+    assert torch.equal(asked, head(context, state).asked)
+
+
 def test_a_plan_is_made_from_places_and_leaves_them_alone():
     policy = make_policy()
     grown = dataclasses.replace(policy.config.planner, things=("ball", "cube", "tray"), asked=2)

@@ -28,6 +28,12 @@ def test_the_policy_for_libero_is_one_of_them_and_knows_what_it_was_trained_on()
     assert len(policy.training["dataset"]["instructions"]) == 40
 
 
+def test_the_policy_for_libero_tells_what_it_is(capsys: pytest.CaptureFixture[str]):
+    assert main(["info", "--policy", LIBERO]) == 0
+    shown = capsys.readouterr().out
+    assert "tells places of: " in shown and "planner.places: " in shown
+
+
 @pytest.mark.simulator
 def test_the_policy_for_libero_works_without_training(tmp_path: Path):
     """An easy task: three official states, of which it solves at least two."""

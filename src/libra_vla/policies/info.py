@@ -45,9 +45,11 @@ def describe_policy(folder: Path | str) -> dict[str, Any]:
     """
     policy = LibraPolicy.from_pretrained(folder)
     cameras, state = policy.observation_spec.cameras, policy.observation_spec.state_size
+    things = policy.config.planner.things
     return {
         **_describe(policy.config, policy.action_space.bins, len(cameras), state),
         "camera_names": list(cameras),
+        **({"tells_places_of": list(things)} if things else {}),
         "action_space": policy.action_space.to_json(),
         "training": dict(policy.training),
         "checkpoint_hash": policy.checkpoint_hash,

@@ -2,6 +2,7 @@
 paper)."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,8 @@ class Told:
     @property
     def asked(self) -> Tensor:
         """Where the things are that the instruction is about, [B, K, 3]."""
-        return self.which.softmax(dim=-1) @ self.places
+        # No matrix product, which autocast would compute in bfloat16.
+        return (self.which.softmax(dim=-1)[..., None] * self.places[:, None]).sum(dim=2)
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,7 @@ class PlaceHead(nn.Module):
                 [B, T, W].
             state: standardised proprioception [B, S]; see `POSE`.
         """
-        # In bfloat16 a metre is told to no better than 8 mm.
-        with torch.autocast(state.device.type, enabled=False):
+        with _in_float32(state.device):
             return self._tell(Tokens(context.values.float(), context.mask), state.float())
 
     def _tell(self, context: Tokens, state: Tensor) -> Told:
@@ -165,6 +166,13 @@ class PlaceHead(nn.Module):
         near, middle, far = (places / scale for scale in SCALES)
         read = self.read(torch.cat([near.tanh(), middle.tanh(), far], dim=-1))
         return Tokens.dense(read + self.which)
+
+
+def _in_float32(device: torch.device) -> AbstractContextManager[object]:
+    """Whatever the rest is computed in: in bfloat16 a metre is told to no better than 8 mm."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def rotations(turns: Tensor) -> Tensor:
