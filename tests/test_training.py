@@ -28,7 +28,6 @@ from libra_vla.training.curriculum import CurriculumState
 from libra_vla.training.muon import BatchedMuon, orthogonalised
 from libra_vla.training.optimiser import Optimiser
 from libra_vla.training.samples import Augmentation, Samples
-from libra_vla.training.stills import called
 from libra_vla.training.trainer import Run, learning_rate
 
 
@@ -432,19 +431,6 @@ def test_a_policy_that_tells_no_places_learns_to(stills: Path, tmp_path: Path):
     assert added and all(name.startswith("planner.places.") for name in added)
     moved = [(after[name] - before[name]).abs().max() for name in before]
     assert max(moved) < 0.1, "what it knew it still knows"
-
-
-def test_stills_are_asked_about_by_name_too(stills: Path, tmp_path: Path):
-    run = Run.prepare(config(stills, tmp_path / "run", stills=stills))
-    assert run.stills is not None
-    seen, truth = run.stills.batch(np.random.default_rng(0), 64, Augmentation())
-    asked = set(zip(seen.instructions, map(tuple, truth.asked.tolist()), strict=True))
-    named = {("shadow", (0, 0)), ("square", (1, 1))}
-    assert asked == named | {("go left", (1, 0)), ("go right", (0, 0))}
-    alike = dataclasses.replace(run.stills, names=("square", "square"))
-    words = alike.batch(np.random.default_rng(0), 64, Augmentation())[0].instructions
-    assert "square" in words, "rather any of them than none"
-    assert called("wooden_cabinet_1_top_side") == "wooden cabinet top side"
 
 
 def test_a_policy_goes_on_with_other_things(stills: Path, tmp_path: Path):

@@ -1,6 +1,5 @@
 """From a dataset of stills to batches that teach where things are."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,10 +13,6 @@ from libra_vla.policies.places import Truth
 from libra_vla.policies.policy import LibraPolicy
 from libra_vla.training.samples import Augmentation, Samples
 
-NAMED = 0.5
-"""Share of the stills at which the planner is asked for one thing, by its name, in place of its
-task's instruction: it looks for what it is asked for, and a scene has more things than its task."""
-
 
 @dataclass(frozen=True)
 class StillSamples:
@@ -29,14 +24,12 @@ class StillSamples:
             float32 [T, P, 3].
         present: which things are there, bool [T, P].
         asked: what each row's instruction is about, as indices of things, int64 [T, K].
-        names: what things are called, P of them; two that are alike share a name.
     """
 
     samples: Samples
     places: np.ndarray
     present: np.ndarray
     asked: np.ndarray
-    names: tuple[str, ...]
 
     @classmethod
     def of(
@@ -53,7 +46,6 @@ class StillSamples:
             places - hand,
             (places != ABSENT).any(axis=2),
             np.repeat(np.array(asked), lengths, axis=0),
-            tuple(called(name) for name in things),
         )
 
     def batch(
@@ -65,31 +57,14 @@ class StillSamples:
         """
         augmentation = replace(augmentation, shift=0.0)
         rows = rng.choice(self.samples.rows, size=size)
-        words = [*augmentation.words(self.samples.instruction[rows].tolist(), rng)]
-        truth = self.truth(rows)
-        for still in np.flatnonzero(rng.random(size) < NAMED):
-            thing = int(rng.choice(self._single(rows[still])))
-            words[still] = self.names[thing]
-            truth.asked[still] = thing
-        return self.samples.moment(rows, tuple(words), augmentation, rng), truth
-
-    def _single(self, row: int) -> np.ndarray:
-        """The things that a name alone tells from all others in a row, or any if there are none."""
-        there = np.flatnonzero(self.present[row])
-        names = [self.names[thing] for thing in there]
-        single = [thing for thing, name in zip(there, names, strict=True) if names.count(name) == 1]
-        return np.array(single) if single else there
+        words = augmentation.words(self.samples.instruction[rows].tolist(), rng)
+        return self.samples.moment(rows, words, augmentation, rng), self.truth(rows)
 
     def truth(self, rows: np.ndarray) -> Truth:
         """Where the things are in some rows."""
         return Truth(
             *(torch.from_numpy(of[rows]) for of in (self.places, self.present, self.asked))
         )
-
-
-def called(thing: str) -> str:
-    """What a thing is called: "wine_bottle_1" is a wine bottle."""
-    return " ".join(re.sub(r"_\d+(?=_|$)", "", thing).split("_"))
 
 
 def things_of(dataset: LeRobotDataset) -> tuple[tuple[str, ...], int]:
