@@ -28,6 +28,7 @@ from libra_vla.training.curriculum import CurriculumState
 from libra_vla.training.muon import BatchedMuon, orthogonalised
 from libra_vla.training.optimiser import Optimiser
 from libra_vla.training.samples import Augmentation, Samples
+from libra_vla.training.stills import StillSamples
 from libra_vla.training.trainer import Run, learning_rate
 
 
@@ -437,7 +438,10 @@ def test_a_policy_goes_on_with_other_things(stills: Path, tmp_path: Path):
     others = write_dataset(tmp_path / "others", stills=True, things=("moon", "shadow", "square"))
     train(config(stills, tmp_path / "first", stills=stills, steps=1))
     train(config(stills, tmp_path / "next", init=tmp_path / "first", stills=others, steps=1))
-    assert load_policy(tmp_path / "next").config.planner.things == ("moon", "shadow", "square")
+    policy = load_policy(tmp_path / "next")
+    assert policy.config.planner.things == ("moon", "shadow", "square")
+    with pytest.raises(LibraError, match="does not tell where 'moon' is, as the policy does"):
+        StillSamples.of(policy, LeRobotDataset.open(stills), [0])
 
 
 def test_stills_say_what_their_instructions_are_about(tmp_path: Path):

@@ -35,8 +35,17 @@ class StillSamples:
     def of(
         cls, policy: LibraPolicy, dataset: LeRobotDataset, episodes: Sequence[int]
     ) -> "StillSamples":
-        """Stills that fit a policy: its cameras and statistics, and the things that it knows."""
+        """Stills that fit a policy: its cameras and statistics, and the things that it knows.
+
+        Raises:
+            LibraError: these are no stills, or they tell other things.
+        """
         things = policy.config.planner.things
+        if missing := sorted(set(things) - set(dataset.place_names)):
+            raise LibraError(
+                f"{dataset.path} does not tell where '{missing[0]}' is, as the policy does: give "
+                "stills of the same benchmark, or train with them first"
+            )
         places = _told(dataset)[:, [dataset.place_names.index(name) for name in things]]
         hand = dataset.states[:, None, :3]
         asked = [[things.index(name) for name in episode.asked] for episode in dataset.episodes]
