@@ -57,11 +57,8 @@ def errors(policy: LibraPolicy, dataset: LeRobotDataset) -> Iterator[dict[str, o
     """One summary for each kind of place."""
     stills = StillSamples.of(policy, dataset, range(len(dataset.episodes)))
     rows = stills.samples.rows
-    told, truth, tasks = (
-        tell(policy, stills, rows),
-        stills.truth(rows),
-        stills.samples.instruction[rows],
-    )
+    told, truth = tell(policy, stills, rows), stills.truth(rows)
+    tasks = stills.samples.instruction[rows]
     scenes = np.repeat(np.arange(len(dataset.episodes)), [e.length for e in dataset.episodes])[rows]
     hand = dataset.states[rows, :3]
 

@@ -245,7 +245,6 @@ def test_every_intent_is_carried_out_at_most_once_in_order_and_in_time(
                 # A newer plan may come so late that all there is of it is its last intent.
                 newest, kept = intent, kept + 1 if intent == newest else 1
                 assert kept <= hold, "a plan's last intent, for a while"
-                newest = intent
             age = record.step + row - record.plan_step
             limited = max_age is not None and mode == "concurrent"
             assert age >= 0 and (not limited or age <= max_age + refine_delay)

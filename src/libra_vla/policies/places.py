@@ -69,10 +69,9 @@ class PlaceHead(nn.Module):
     """Tells where P things are, and which K of them the instruction is about; these go on as K
     tokens.
 
-    So everything that a picture shows teaches it, whatever it is asked for. Each camera says twice
-    where a thing is: in the world, for a camera that stands still, and seen from the hand, for one
-    that moves with it; and how sure it is of either. Geometry does the rest: what a picture does
-    not show, the way from one frame to the other, need not be learned.
+    Each camera says twice where a thing is: in the world, for a camera that stands still, and seen
+    from the hand, for one that moves with it; and how sure it is of either. Geometry does the rest:
+    what a picture does not show, the way from one frame to the other, need not be learned.
 
     Args:
         things: P.

@@ -77,11 +77,12 @@ class StillSamples:
 
 
 def things_of(dataset: LeRobotDataset) -> tuple[tuple[str, ...], int]:
-    """Names of what is to be seen in a dataset of stills, and K, of how many things an instruction
-    is.
+    """Names of the P things that are to be seen in a dataset of stills, and K, how many of them an
+    instruction is about.
 
     Raises:
-        LibraError: these are no stills, or they do not say what their instructions are about.
+        LibraError: these are no stills, or they do not say what their instructions are about, or
+            not of as many things each.
     """
     seen = (_told(dataset) != ABSENT).any(axis=(0, 2))
     things = tuple(name for name, there in zip(dataset.place_names, seen, strict=True) if there)
