@@ -16,7 +16,7 @@ from libra_vla.simulation.libero.grasping import (
     plan_grasp,
 )
 from libra_vla.simulation.libero.skills import motion
-from libra_vla.simulation.libero.skills.placing import fitting_turn
+from libra_vla.simulation.libero.skills.placing import OVER_RIM, Placement, fitting_turn, over_rim
 
 ANGLES = st.floats(-3.1, 3.1)
 BASE = np.array([-0.6, 0.0, 0.9])
@@ -240,6 +240,15 @@ def goals_of(suite: str, index: int) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.simulator
+@given(st.floats(-0.1, 0.3), st.floats(-0.1, 0.1))
+def test_what_falls_into_a_basket_is_let_go_of_over_its_rim(rim: float, tips: float):
+    before = Placement(np.array([0.3, -0.2, 0.1]))
+    after = over_rim(before, rim, tips).position
+    assert after[2] + tips >= rim + OVER_RIM - 1e-9
+    assert after[2] == 0.1 or after[2] + tips == pytest.approx(rim + OVER_RIM)
+    assert (after[:2] == before.position[:2]).all() and after[2] >= 0.1
+
+
 def test_goals_come_in_an_order_in_which_they_can_be_reached():
     drawer = "wooden_cabinet_1_top_region"
     assert goals_of("libero_goal", 3) == [("open", drawer), ("in", "akita_black_bowl_1", drawer)]
@@ -400,3 +409,31 @@ def test_what_is_put_on_the_stove_is_not_pressed_into_it():
     env.close()
     assert expert.succeeded
     assert pressed <= 3
+
+
+@pytest.mark.simulator
+def test_no_finger_reaches_into_a_basket():
+    """Between its walls a hand that is a centimetre beside its place shoves the basket along."""
+    pytest.importorskip("libero")
+    from libra_vla.simulation.libero.environment import LiberoEnv
+    from libra_vla.simulation.libero.expert import ScriptedExpert
+    from libra_vla.simulation.libero.grasping import FINGER_TIP
+    from libra_vla.simulation.libero.suites import load_tasks
+
+    env = LiberoEnv(load_tasks("libero_10", [1])[0], render=False)
+    env.reset(seed=0)
+    expert = ScriptedExpert(env)
+    expert.reset()
+    scene = expert._scene
+    before, lowest = scene.pose("basket_1")[0], np.inf
+    while not expert.done and env.steps_taken < env.task.step_budget:
+        env.step(expert.act())
+        if expert.phase == "open":
+            rim = scene.points(only="basket_1")[:, 2].max()
+            lowest = min(lowest, scene.hand()[0][2] - FINGER_TIP - rim)
+    moved = np.linalg.norm(scene.pose("basket_1")[0] - before)
+    succeeded = expert.succeeded
+    env.close()
+    assert succeeded
+    assert lowest > 0.0
+    assert moved < 0.01

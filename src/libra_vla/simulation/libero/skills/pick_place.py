@@ -18,7 +18,7 @@ from libra_vla.simulation.libero.skills.motion import (
     sideways,
     steer,
 )
-from libra_vla.simulation.libero.skills.placing import clear_placement, plan_placement
+from libra_vla.simulation.libero.skills.placing import clear_placement, over_rim, plan_placement
 from libra_vla.simulation.libero.skills.skill import STALL_STEPS, Skill
 
 YAW_ARM = 0.06
@@ -39,7 +39,9 @@ SLIP = 0.04
 STALLED_TOLERANCE = 0.02
 RESTING_STEPS = 7
 """Steps for which the hand presses what it lowers on something that lies there already."""
-CLOSE_STEPS = 7
+CLOSE_STEPS = 3
+"""Steps after which fingers that do not move have closed on something: they start slowly. Whoever
+lingers shows the same picture with one answer, then with another."""
 FINGERS_STOPPED = 0.0005
 """Metres per step below which the fingers count as at rest."""
 OPENED = 0.07
@@ -55,7 +57,7 @@ class PickAndPlace(Skill):
     def __init__(self, scene: Scene, goal: Goal) -> None:
         super().__init__(scene, goal)
         assert goal.receptacle is not None
-        self._receptacle = goal.receptacle
+        self._receptacle, self._in_drawer = goal.receptacle, is_drawer(goal.receptacle)
         self._failed: list[Grasp] = []
         if scene.fingers_on(scene.env.obj_body_id[goal.target]) == 2:
             self._take_over()
@@ -181,12 +183,15 @@ class PickAndPlace(Skill):
         if placement.falls:
             grip = self._carry_frame @ frame.T @ (hand - position)
             placement = clear_placement(placement, others, grip, self._carry_frame)
+            if self.goal.predicate == "in" and not (placement.tight or self._in_drawer):
+                walls = scene.points(only=scene.owner(self._receptacle))
+                placement = over_rim(placement, walls[:, 2].max(), grip[2] - FINGER_TIP)
         place, up = placement.position, placement.up
         bottom = float(position @ up - (mine @ up).min())
         top = highest(others, position, place, CORRIDOR, up)
         self._placement = placement
         # What lies under an open drawer comes out the way the hand went in.
-        self._rise = self._grasp.tilt @ UP if is_drawer(self._receptacle) else up
+        self._rise = self._grasp.tilt @ UP if self._in_drawer else up
         self._carry = max(top + CLEARANCE + bottom - float(place @ up), CLEARANCE)
         passed = place - (bottom - CLEARANCE + PASSING) * up
         self._slope = clear_slope(others, position, passed, CORRIDOR, up)

@@ -19,6 +19,8 @@ APART = 0.01
 """Metres between two objects that share a receptacle."""
 SHIFT, RAISE = 0.01, 0.005
 HIGHEST_DROP = 0.2
+OVER_RIM = 0.015
+"""Metres that the fingers stay above the walls of what they let an object fall into."""
 NEARBY = 0.25
 """Metres around the hand in which it may touch something."""
 TURN_STEP = np.pi / 36
@@ -186,6 +188,19 @@ def clear_placement(
                 best, least = moved, cost
                 break
     return replace(placement, position=placement.position + best)
+
+
+def over_rim(placement: Placement, rim: float, tips: float) -> Placement:
+    """Raises a placement until no finger reaches below a rim: the object falls the rest.
+
+    Between walls that fingers barely fit into, a centimetre to the side shoves the walls along.
+
+    Args:
+        rim: height of the walls, m.
+        tips: metres from the object's origin up to the fingers' tips.
+    """
+    lacking = rim + OVER_RIM - float(placement.position[2] + tips)
+    return replace(placement, position=placement.position + max(lacking, 0.0) * UP)
 
 
 def fitting_turn(relative: np.ndarray, half: np.ndarray) -> float:
