@@ -67,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policy", type=Path, required=True)
     parser.add_argument("--suite", required=True)
+    parser.add_argument("--tasks")
     parser.add_argument("--episodes", type=int, default=3)
     parser.add_argument("--spread", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=7000)
