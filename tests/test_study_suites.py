@@ -150,6 +150,16 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
     assert 'href="evaluations/Libra, libero_goal, seed 0/report.html"' in page
 
 
+def test_a_single_dataset_is_not_merged(tmp_path: Path):
+    one = SuitesConfig(tmp_path, suites=SUITES[:1], spreads=(0.01,), rounds=1, scenes=3)
+    (only,) = collections(one, 0)
+    (driver,) = trainings(one, 0)
+    assert (driver.data, driver.stills) == (only.out, next(looks(one)).out)
+    (round_driver, _), two = trainings(one, 1), replace(one, suites=SUITES)
+    assert round_driver.data.name == "all-1"
+    assert next(trainings(two, 0)).data.name == "all-0"
+
+
 def test_an_arm_is_added_up_over_seeds_suites_and_tasks(tmp_path: Path):
     config = SuitesConfig(tmp_path, suites=SUITES, trials=4)
     own = [e for arm, e in arms(config) if arm is ARMS[0]]

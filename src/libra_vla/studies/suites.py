@@ -205,18 +205,16 @@ def policy_folder(config: SuitesConfig, name: str, number: int) -> Path:
 
 def _dataset(config: SuitesConfig, number: int) -> Path:
     """Everything that was collected up to a round."""
+    first, *others = collections(config, 0)
+    if number == 0 and not others:
+        return first.out
     return config.out / "demonstrations" / f"all-{number}"
 
 
 def _collect(config: SuitesConfig, number: int) -> None:
-    """Collects what a round adds, then merges it with what was there before."""
-    if _dataset(config, number).exists():
-        return
-    added = list(collections(config, number))
-    for part in added:
-        collect(part)
+    """Collects what a round adds to what was there before."""
     before = [_dataset(config, number - 1)] if number else []
-    merge([*before, *(part.out for part in added)], _dataset(config, number))
+    _gather(list(collections(config, number)), _dataset(config, number), before)
 
 
 def _stills(config: SuitesConfig) -> Path:
@@ -226,14 +224,20 @@ def _stills(config: SuitesConfig) -> Path:
 
 
 def _look_around(config: SuitesConfig) -> None:
-    """Takes the stills of all suites, then merges them."""
-    parts = list(looks(config))
-    if len(parts) > 1 and _stills(config).exists():
+    """Takes the stills of all suites."""
+    _gather(list(looks(config)), _stills(config))
+
+
+def _gather(parts: Sequence[CollectConfig], whole: Path, before: Sequence[Path] = ()) -> None:
+    """Collects what is missing, and merges it with what was there `before`, unless a single part is
+    the whole."""
+    paths = [*before, *(part.out for part in parts)]
+    if whole.exists() and paths != [whole]:
         return
     for part in parts:
         collect(part)
-    if len(parts) > 1:
-        merge([part.out for part in parts], _stills(config))
+    if paths != [whole]:
+        merge(paths, whole)
 
 
 def looks(config: SuitesConfig) -> Iterator[CollectConfig]:
