@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from libra_vla.errors import LibraError
 from libra_vla.simulation.libero.grasping import (
     FINGER_INNER,
+    FINGER_TIP,
     WIDEST,
     finger_yaw,
     hand_collides,
@@ -231,15 +232,6 @@ def test_an_object_is_turned_to_fit_its_compartment():
 # Goals, read from the benchmark's files
 
 
-def goals_of(suite: str, index: int) -> list[tuple[str, ...]]:
-    pytest.importorskip("libero")
-    from libra_vla.simulation.libero.goals import task_goals
-    from libra_vla.simulation.libero.suites import load_tasks
-
-    return [goal.names for goal in task_goals(load_tasks(suite, [index])[0])]
-
-
-@pytest.mark.simulator
 @given(st.floats(-0.1, 0.3), st.floats(-0.1, 0.1))
 def test_what_falls_into_a_basket_is_let_go_of_over_its_rim(rim: float, tips: float):
     before = Placement(np.array([0.3, -0.2, 0.1]))
@@ -249,6 +241,15 @@ def test_what_falls_into_a_basket_is_let_go_of_over_its_rim(rim: float, tips: fl
     assert (after[:2] == before.position[:2]).all() and after[2] >= 0.1
 
 
+def goals_of(suite: str, index: int) -> list[tuple[str, ...]]:
+    pytest.importorskip("libero")
+    from libra_vla.simulation.libero.goals import task_goals
+    from libra_vla.simulation.libero.suites import load_tasks
+
+    return [goal.names for goal in task_goals(load_tasks(suite, [index])[0])]
+
+
+@pytest.mark.simulator
 def test_goals_come_in_an_order_in_which_they_can_be_reached():
     drawer = "wooden_cabinet_1_top_region"
     assert goals_of("libero_goal", 3) == [("open", drawer), ("in", "akita_black_bowl_1", drawer)]
@@ -388,19 +389,26 @@ def test_noise_does_not_make_it_dither_over_a_can():
     assert max(found) <= 8
 
 
-@pytest.mark.simulator
-def test_what_is_put_on_the_stove_is_not_pressed_into_it():
-    """The burner lies 2.5 cm above the region in which the benchmark looks for the bowl."""
+def begun(suite: str, index: int):
+    """A scene and its expert, about to act."""
     pytest.importorskip("libero")
     from libra_vla.simulation.libero.environment import LiberoEnv
     from libra_vla.simulation.libero.expert import ScriptedExpert
-    from libra_vla.simulation.libero.probes import end_effector
     from libra_vla.simulation.libero.suites import load_tasks
 
-    env = LiberoEnv(load_tasks("libero_goal", [1])[0], render=False)
+    env = LiberoEnv(load_tasks(suite, [index])[0], render=False)
     env.reset(seed=0)
     expert = ScriptedExpert(env)
     expert.reset()
+    return env, expert
+
+
+@pytest.mark.simulator
+def test_what_is_put_on_the_stove_is_not_pressed_into_it():
+    """The burner lies 2.5 cm above the region in which the benchmark looks for the bowl."""
+    env, expert = begun("libero_goal", 1)
+    from libra_vla.simulation.libero.probes import end_effector
+
     pressed = 0
     while not expert.done and env.steps_taken < env.task.step_budget:
         action, before = expert.act(), end_effector(env)
@@ -414,16 +422,7 @@ def test_what_is_put_on_the_stove_is_not_pressed_into_it():
 @pytest.mark.simulator
 def test_no_finger_reaches_into_a_basket():
     """Between its walls a hand that is a centimetre beside its place shoves the basket along."""
-    pytest.importorskip("libero")
-    from libra_vla.simulation.libero.environment import LiberoEnv
-    from libra_vla.simulation.libero.expert import ScriptedExpert
-    from libra_vla.simulation.libero.grasping import FINGER_TIP
-    from libra_vla.simulation.libero.suites import load_tasks
-
-    env = LiberoEnv(load_tasks("libero_10", [1])[0], render=False)
-    env.reset(seed=0)
-    expert = ScriptedExpert(env)
-    expert.reset()
+    env, expert = begun("libero_10", 1)
     scene = expert._scene
     before, lowest = scene.pose("basket_1")[0], np.inf
     while not expert.done and env.steps_taken < env.task.step_budget:

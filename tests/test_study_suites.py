@@ -150,7 +150,7 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
     assert 'href="evaluations/Libra, libero_goal, seed 0/report.html"' in page
 
 
-def test_a_single_dataset_is_not_merged(tmp_path: Path):
+def test_a_single_dataset_is_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     one = SuitesConfig(tmp_path, suites=SUITES[:1], spreads=(0.01,), rounds=1, scenes=3)
     (only,) = collections(one, 0)
     (driver,) = trainings(one, 0)
@@ -158,6 +158,12 @@ def test_a_single_dataset_is_not_merged(tmp_path: Path):
     (round_driver, _), two = trainings(one, 1), replace(one, suites=SUITES)
     assert round_driver.data.name == "all-1"
     assert next(trainings(two, 0)).data.name == "all-0"
+    collected: list[Path] = []
+    monkeypatch.setattr(suites, "collect", lambda part: collected.append(part.out))
+    monkeypatch.setattr(suites, "merge", lambda parts, out: pytest.fail("there is one dataset"))
+    suites._collect(one, 0)
+    suites._look_around(one)
+    assert collected == [driver.data, driver.stills]
 
 
 def test_an_arm_is_added_up_over_seeds_suites_and_tasks(tmp_path: Path):
