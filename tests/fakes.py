@@ -17,7 +17,7 @@ from libra_vla.action_space import ActionConvention, ActionSpace
 from libra_vla.errors import LibraError
 from libra_vla.execution.protocol import Plan
 from libra_vla.observation import Observation, ObservationSpec
-from libra_vla.simulation.benchmark import Benchmark, Still, Task
+from libra_vla.simulation.benchmark import Benchmark, Places, Still, Task
 from libra_vla.simulation.events import Events, GoalEvents, Thing
 
 CONVENTION = ActionConvention(
@@ -241,9 +241,16 @@ def toy_stills(env: ToyEnv, count: int, rng: np.random.Generator) -> list[Still]
     for _ in range(count - 1):
         env.position = rng.uniform(-0.1, 0.1, 3)
         cube = {"cube": np.array([0.1, 0.2, 0.3])} if env.task.index else {}
-        places = cube | {"tray": np.array([0.0, 0.0, 1.0 + env.seed % 7])}
-        taken.append(Still(env.observe(), places, ("tray", "tray")))
+        taken.append(Still(env.observe(), cube | toy_whereabouts(env)(), ("tray", "tray")))
     return taken
+
+
+def toy_whereabouts(env: ToyEnv) -> Callable[[], Places]:
+    return lambda: {"tray": np.array([0.0, env.steps, 1.0 + env.seed % 7])}
+
+
+def toy_asked(task: Task) -> tuple[str, ...]:
+    return ("tray", "tray")
 
 
 def toy_place_names() -> tuple[str, ...]:
@@ -270,4 +277,6 @@ TOY = Benchmark(
     witness=ToyWitness,
     stills=toy_stills,
     place_names=toy_place_names,
+    whereabouts=toy_whereabouts,
+    asked=toy_asked,
 )

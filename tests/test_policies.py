@@ -20,7 +20,7 @@ from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.layers import Tokens
 from libra_vla.policies.losses import Objective, displaced
 from libra_vla.policies.models import make_model
-from libra_vla.policies.places import PlaceHead, Told, Truth, place_loss
+from libra_vla.policies.places import KeyPoints, PlaceHead, Told, Truth, misjudged, place_loss
 from libra_vla.policies.planner import SemanticPlanner
 from libra_vla.policies.policy import StateStatistics
 from libra_vla.policies.vision import SmallVision
@@ -476,6 +476,65 @@ def test_a_plan_is_made_from_places_and_leaves_them_alone():
     assert all(p.grad is None for p in planner.places.cameras.parameters())
     told = planner.locate(images, state, words)
     assert (told.places.shape, told.asked.shape) == ((2, 3, 3), (2, 2, 3))
+
+
+def by_places() -> LibraPolicy:
+    """A policy whose planner has no pictures."""
+    policy = make_policy("small-places")
+    grown = dataclasses.replace(policy.config.planner, things=("ball", "cube", "tray"), asked=2)
+    return dataclasses.replace(
+        policy,
+        config=dataclasses.replace(policy.config, planner=grown),
+        observation_spec=ObservationSpec(CAMERAS, state_size=6),
+        state_statistics=StateStatistics((0.0,) * 6, (1.0,) * 6),
+    )
+
+
+def test_a_planner_without_pictures_learns_from_true_places_and_plans_by_told_ones():
+    planner = by_places().model.planner
+    assert isinstance(planner, SemanticPlanner) and isinstance(planner.places, KeyPoints)
+    images, state = torch.rand(2, 2, 3, 128, 128), torch.randn(2, 6)
+    words, places = ("put the bowl on the plate",) * 2, torch.rand(2, 2, 3)
+    told = planner.locate(images, state, words)
+    assert (told.places.shape, told.asked.shape) == ((2, 3, 3), (2, 2, 3))
+    plan = planner(images, state, words)
+    assert torch.equal(planner(images, state, words, places), plan), (
+        "when deployed, the truth is unknown"
+    )
+    dark = planner(torch.zeros_like(images), state, words)
+    assert not torch.equal(dark, plan), "pictures tell the places"
+    planner.train()
+    torch.manual_seed(1)
+    taught = planner(images, state, words, places)
+    torch.manual_seed(1)
+    assert torch.equal(planner(torch.zeros_like(images), state, words, places), taught)
+    taught.sum().backward()
+    assert planner.places.read[0].weight.grad is not None
+    assert all(p.grad is None for p in planner.places.maps.parameters())
+
+
+def test_key_points_follow_what_they_look_for():
+    head = KeyPoints(things=1, asked=1, cameras=1, channels=8, width=8).eval()
+    torch.nn.init.zeros_(head.maps[0].weight)
+    head.maps[0].weight.data[0, 3] = 50.0
+    last = head.cameras[0]
+    features = torch.zeros(2, 1, 8, 16, 16)
+    features[0, 0, 3, 2, 13] = features[1, 0, 3, 15, 0] = 1.0
+    known = []
+    last.register_forward_hook(lambda _, given, out: known.append(given[0]))
+    head(features, Tokens.dense(torch.zeros(2, 1, 8)), torch.zeros(2, 6))
+    row_column = torch.tensor([[4 / 15 - 1, 26 / 15 - 1], [1.0, -1.0]])
+    torch.testing.assert_close(known[0][:, 0, :2], row_column)
+    assert (known[0][:, 0, 2] > 0.99).all(), "it is clear where it is"
+    assert known[0][0, 0, 3:11].argmax() == 3, "and what it looks like there"
+
+
+def test_places_are_misjudged_by_less_near_the_hand():
+    torch.manual_seed(0)
+    near, far = (torch.full((4000, 1, 3), away) for away in (0.001, 0.3))
+    off = [(misjudged(places) - places).abs().mean(dim=(0, 1)) for places in (near, far)]
+    assert (2.0 * off[0] < off[1]).all() and off[1].max() < 0.01
+    assert off[1][2] < 0.7 * off[1][0], "height is told best"
 
 
 def test_what_is_asked_for_is_one_of_the_things():

@@ -434,6 +434,24 @@ def test_a_policy_that_tells_no_places_learns_to(stills: Path, tmp_path: Path):
     assert max(moved) < 0.1, "what it knew it still knows"
 
 
+def test_a_policy_grows_into_another_preset_and_keeps_what_fits(stills: Path, tmp_path: Path):
+    train(config(stills, tmp_path / "first", preset="small"))
+    options: dict[str, Any] = {"stills": stills, "steps": 2, "refiner_weight": 0.0}
+    options |= {"preset": "small-places", "init": tmp_path / "first", "grow": True}
+    train(config(stills, tmp_path / "grown", **options))
+    policy = load_policy(tmp_path / "grown")
+    assert policy.config.image_size == 128 and not policy.config.planner.sees
+    before, after = weights(tmp_path / "first"), weights(tmp_path / "grown")
+    refiner = [name for name in before if name.startswith("refiner.")]
+    assert refiner and all((before[name] == after[name]).all() for name in refiner)
+    moment = policy.see(observation_of(stills, row=0))
+    assert policy.model.plan(moment).isfinite().all()
+    with pytest.raises(LibraError, match="grow is about a policy that training begins with"):
+        config(stills, tmp_path / "no", grow=True)
+    with pytest.raises(LibraError, match="plans by places, which stills teach: add --stills"):
+        train(config(stills, tmp_path / "no", preset="small-places"))
+
+
 def test_a_policy_goes_on_with_other_things(stills: Path, tmp_path: Path):
     others = write_dataset(tmp_path / "others", stills=True, things=("moon", "shadow", "square"))
     train(config(stills, tmp_path / "first", stills=stills, steps=1))

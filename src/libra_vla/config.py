@@ -27,6 +27,7 @@ class BackboneConfig:
         kind: "small" trains from scratch; "internvl" is Hugging Face's native InternVL.
         width: token width W of the small backbone.
         modulated: whether the instruction modulates the small backbone's convolutions (FiLM).
+        blocks: residual blocks of the small backbone.
         model: fields of the Hugging Face configuration ("internvl" only).
         tokenizer: folder or hub name of the tokenizer ("internvl" only).
         frozen: parts that are not trained, by attribute name ("vision_tower").
@@ -35,6 +36,7 @@ class BackboneConfig:
     kind: BackboneKind = "small"
     width: int = 128
     modulated: bool = False
+    blocks: int = 1
     model: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = ""
     frozen: tuple[str, ...] = ()
@@ -50,6 +52,9 @@ class PlannerConfig:
         things: names of the P things whose places it tells itself on the way to a plan (not in the
             paper); learned from stills, see `libra train --stills`.
         asked: K, of how many of them a plan is made: those that the instruction is about.
+        sees: whether its plans are made of the pictures as well, or of the places that it tells, of
+            proprioception and of the instruction alone. Then it tells places by key points, and
+            learns to plan from true ones; see `libra collect --places`.
     """
 
     backbone: BackboneConfig = BackboneConfig()
@@ -59,6 +64,7 @@ class PlannerConfig:
     use_state: bool = True
     things: tuple[str, ...] = ()
     asked: int = 0
+    sees: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,10 +72,12 @@ class EncoderConfig:
     """The refiner's own visual encoder; fields as in `BackboneConfig`.
 
     "shared" is none of its own (Libra-Refinement): it looks through the planner's small backbone.
+    With `shrink` a small one looks at images of a so many times smaller side.
     """
 
     kind: EncoderKind = "small"
     width: int = 128
+    shrink: int = 1
     model: dict[str, Any] = field(default_factory=dict)
 
 

@@ -15,7 +15,14 @@ from libra_vla.collection.handover import drive
 from libra_vla.data.lerobot import ABSENT, ASKED, DRAWN_EVERY, SHOVED
 from libra_vla.data.writer import Clip, encode
 from libra_vla.evaluation.policies import LoadPolicy, load_policy
-from libra_vla.simulation.benchmark import Benchmark, Environment, Expert, Task, keep_environment
+from libra_vla.simulation.benchmark import (
+    Benchmark,
+    Environment,
+    Expert,
+    Places,
+    Task,
+    keep_environment,
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Demonstration:
         states, actions: [n, S] and [n, D]; actions are the expert's, without noise.
         noise: standard deviation of what was added to the executed actions.
         extra: what else is to be remembered of the episode, by column; see `demonstrate`.
-        places: of stills, [n, P, 3]; see `libra_vla.data.lerobot.PLACES`.
+        places: [n, P, 3], where they are told; see `libra_vla.data.lerobot.PLACES`.
     """
 
     success: bool
@@ -58,12 +65,14 @@ class Recording:
 
     Attributes:
         shoved: when the hand was shoved, as (first, last + 1) control step.
+        places: where things were when the frame was drawn, where that is told.
     """
 
     frames: dict[str, list[np.ndarray]]
     states: list[np.ndarray] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
     shoved: list[tuple[int, int]] = field(default_factory=list)
+    places: list[Places] = field(default_factory=list)
 
 
 Run = Callable[[Attempt], Demonstration]
@@ -92,6 +101,11 @@ def demonstrate(attempt: Attempt) -> Demonstration:
         shoves = draw_shoves(rng, benchmark.convention, config.max_steps)
     env.cameras = benchmark.cameras
     expert = benchmark.make_expert(env, seed=expert_seed)
+    whereabouts = None
+    if config.places:
+        assert benchmark.whereabouts is not None and benchmark.asked is not None
+        whereabouts = benchmark.whereabouts(env)
+        extra[ASKED] = " ".join(benchmark.asked(attempt.task))
     recording = record(
         env,
         expert,
@@ -101,6 +115,7 @@ def demonstrate(attempt: Attempt) -> Demonstration:
         disturbance=disturbance,
         shoves=shoves,
         draw_every=config.draw_every,
+        whereabouts=whereabouts,
     )
     if config.shoves:
         extra[SHOVED] = " ".join(f"{start}:{stop}" for start, stop in recording.shoved)
@@ -112,7 +127,8 @@ def demonstrate(attempt: Attempt) -> Demonstration:
     success = bool(recording.actions and expert.done and expert.succeeded)
     videos = _films(attempt, recording.frames, drawn_every=config.draw_every) if success else {}
     states, actions = np.array(recording.states), np.array(recording.actions)
-    return Demonstration(success, videos, states, actions, level, extra)
+    places = _table(benchmark, recording.places) if recording.places else None
+    return Demonstration(success, videos, states, actions, level, extra, places)
 
 
 def look_around(attempt: Attempt) -> Demonstration:
@@ -122,7 +138,7 @@ def look_around(attempt: Attempt) -> Demonstration:
     env, rng = _prepare(attempt)
     env.reset(seed=int(rng.integers(2**31)), spread=config.spread)
     env.cameras = benchmark.cameras
-    stills, names = benchmark.stills(env, config.stills, rng), benchmark.place_names()
+    stills = benchmark.stills(env, config.stills, rng)
     frames = {camera: [s.observation.images[camera] for s in stills] for camera in env.cameras}
     return Demonstration(
         success=bool(stills),
@@ -131,8 +147,14 @@ def look_around(attempt: Attempt) -> Demonstration:
         actions=np.zeros((len(stills), benchmark.convention.size)),
         noise=0.0,
         extra={ASKED: " ".join(stills[0].asked)} if stills else {},
-        places=np.array([[still.places.get(name, ABSENT) for name in names] for still in stills]),
+        places=_table(benchmark, [still.places for still in stills]),
     )
+
+
+def _table(benchmark: Benchmark, told: Sequence[Places]) -> np.ndarray:
+    """Places as a dataset holds them, [n, P, 3]."""
+    names = benchmark.place_names()
+    return np.array([[places.get(name, ABSENT) for name in names] for places in told])
 
 
 def _prepare(attempt: Attempt) -> tuple[Environment, np.random.Generator]:
@@ -219,6 +241,7 @@ def record(
     disturbance: Disturbance | None = None,
     shoves: Sequence[Disturbance] = (),
     draw_every: int = 1,
+    whereabouts: Callable[[], Places] | None = None,
 ) -> Recording:
     """Lets the expert finish what it finds.
 
@@ -229,6 +252,7 @@ def record(
             starts at step 0 is over before the expert looks, and is not recorded.
         shoves: what is carried out instead in between, in order, and not to be learned from.
         draw_every: control steps from one new picture to the next; see `CollectConfig`.
+        whereabouts: tells where things are, which is then recorded for every new picture.
     """
     if disturbance is not None and disturbance.start == 0:
         for moment in range(len(disturbance.actions)):
@@ -245,6 +269,8 @@ def record(
         for camera, images in recording.frames.items():
             images.append(seen.images[camera] if env.cameras else images[-1])
         recording.states.append(seen.state)
+        if whereabouts is not None:
+            recording.places.append(whereabouts() if env.cameras else recording.places[-1])
         disturbed = action.copy()
         disturbed[moving] += noise * rng.standard_normal(moving.sum())
         if disturbance is not None:

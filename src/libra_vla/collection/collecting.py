@@ -62,7 +62,8 @@ def collect(
     """
     benchmark = benchmark or benchmark_of(config.suite)
     meshes = config.meshes or benchmark.meshes[-1]
-    benchmark.require(meshes=meshes, spread=config.spread, stills=config.stills > 0)
+    told = config.stills > 0 or config.places
+    benchmark.require(meshes=meshes, spread=config.spread, stills=told)
     run = run or (look_around if config.stills else demonstrate)
     config = replace(config, meshes=meshes)
     tasks = benchmark.choose(config.suite, config.tasks)
@@ -81,7 +82,7 @@ def collect(
         state_names=benchmark.state_names,
         convention=benchmark.convention,
         metadata=_metadata(settings),
-        places=benchmark.place_names() if config.stills else (),
+        places=benchmark.place_names() if told else (),
         resume=config.resume,
     )
     for left in config.out.glob(f"{STAGING}*"):

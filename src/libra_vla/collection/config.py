@@ -44,6 +44,8 @@ class CollectConfig:
         stills: look at each scene with the hand in so many places, and write down where its things
             are, instead of demonstrating anything (LIBERO); see `libra train --stills`. `episodes`
             are scenes then.
+        places: write down where things are in demonstrations, too (LIBERO): what `libra train
+            --places` makes plans from.
         resume: go on with a dataset that was stopped.
     """
 
@@ -66,6 +68,7 @@ class CollectConfig:
     meshes: str | None = None
     max_steps: int = 400
     stills: int = 0
+    places: bool = False
     resume: bool = False
 
     def __post_init__(self) -> None:

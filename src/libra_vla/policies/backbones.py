@@ -87,24 +87,39 @@ class SmallBackbone(nn.Module):
     """
 
     def __init__(
-        self, cameras: int, image_size: int, width: int, *, modulated: bool = False
+        self,
+        cameras: int,
+        image_size: int,
+        width: int,
+        *,
+        modulated: bool = False,
+        blocks: int = 1,
     ) -> None:
         super().__init__()
         self.width = width
-        self.vision = SmallVision(cameras, image_size, width, asked=width if modulated else 0)
+        asked = width if modulated else 0
+        self.vision = SmallVision(cameras, image_size, width, asked, blocks)
         self.words = WordEmbedding(width)
 
     def forward(self, images: Tensor, instructions: Sequence[str]) -> Tokens:
         words = self.words(instructions)
-        present = words.mask[..., None].to(words.values.dtype)
-        mean = (words.values * present).sum(dim=1) / present.sum(dim=1).clamp(min=1.0)
-        return Tokens.join(self.vision(images, mean), words)
+        return Tokens.join(self.vision(images, words.mean()), words)
+
+    def features(self, images: Tensor, words: Tokens) -> Tensor:
+        """What is seen by those who are told `words`, as feature maps [B, C, C', h, w]."""
+        return self.vision.features(images, words.mean())
 
 
 def make_backbone(config: BackboneConfig, cameras: int, image_size: int) -> Backbone:
     """Builds the planner's backbone; Hugging Face is imported only for "internvl"."""
     if config.kind == "small":
-        return SmallBackbone(cameras, image_size, config.width, modulated=config.modulated)
+        return SmallBackbone(
+            cameras,
+            image_size,
+            config.width,
+            modulated=config.modulated,
+            blocks=config.blocks,
+        )
     if config.kind == "internvl":
         from libra_vla.policies.huggingface import InternVLBackbone
 
@@ -128,7 +143,7 @@ class BorrowedVision:
 def make_encoder(config: EncoderConfig, cameras: int, image_size: int) -> VisualEncoder:
     """Builds the refiner's visual encoder; Hugging Face is imported only for "siglip"."""
     if config.kind == "small":
-        return SmallVision(cameras, image_size, config.width)
+        return SmallVision(cameras, image_size, config.width, shrink=config.shrink)
     if config.kind == "siglip":
         from libra_vla.policies.huggingface import SiglipEncoder
 

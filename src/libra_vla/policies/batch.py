@@ -13,11 +13,14 @@ class Moment:
         images: [B, C, 3, h, w] in [0, 1].
         state: standardised proprioception [B, S].
         instructions: B texts.
+        places: where the things are that these are about, metres from the hand [B, K, 3]; None
+            where a planner does not learn from that.
     """
 
     images: Tensor
     state: Tensor
     instructions: tuple[str, ...]
+    places: Tensor | None = None
 
 
 @dataclass(frozen=True)

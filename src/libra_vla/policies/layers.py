@@ -28,6 +28,11 @@ class Tokens(NamedTuple):
         """Tokens that may all be attended to."""
         return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
 
+    def mean(self) -> Tensor:
+        """Of those that may be attended to, [B, W]."""
+        present = self.mask[..., None].to(self.values.dtype)
+        return (self.values * present).sum(dim=1) / present.sum(dim=1).clamp(min=1.0)
+
     @staticmethod
     def join(*parts: "Tokens") -> "Tokens":
         return Tokens(

@@ -72,7 +72,7 @@ class LibraModel(nn.Module):
     def _planning(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Logits [B, L, D, N_max], their mean cross-entropy, and what to log of them."""
         seen = batch.planned
-        logits = self.planner(seen.images, seen.state, seen.instructions).float()
+        logits = self.planner(seen.images, seen.state, seen.instructions, seen.places).float()
         cross_entropy = F.cross_entropy(
             logits.movedim(-1, 1), batch.coarse, reduction="none"
         )  # [B, L, D]

@@ -19,6 +19,8 @@ SCALES = (0.02, 0.08, 0.3)
 """Metres over which a place is read: a centimetre counts near the hand, and a decimetre far off."""
 POSE = 6
 """Numbers of proprioception that say where the hand is: metres [3], then an axis times an angle."""
+OFF = 0.006
+"""Metres by which the places are off, on average, that a planner without pictures learns from."""
 DROPPED = 0.2
 """Share of what is seen that is left out in training, lest pictures are learned by heart."""
 UNSEEN = 0.5
@@ -65,7 +67,7 @@ class Truth:
         return self.places.take_along_dim(self.asked[..., None], dim=1)
 
 
-class PlaceHead(nn.Module):
+class Places(nn.Module):
     """Tells where P things are, and which K of them the instruction is about; these go on as K
     tokens.
 
@@ -76,37 +78,15 @@ class PlaceHead(nn.Module):
     Args:
         things: P.
         asked: K.
-        cameras: C.
-        camera_tokens: V, image tokens of each camera.
         width: W of all tokens.
-        hidden: width of the networks in between.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        things: int,
-        asked: int,
-        cameras: int,
-        camera_tokens: int,
-        width: int,
-        hidden: int = 256,
-    ) -> None:
+    def __init__(self, things: int, asked: int, width: int) -> None:
         super().__init__()
-        self.things, self.asked, self.image_tokens = things, asked, cameras * camera_tokens
-        self.cameras = nn.ModuleList(
-            nn.Sequential(
-                nn.Dropout(DROPPED),
-                nn.Linear((camera_tokens + 1) * width, hidden),
-                nn.SiLU(),
-                nn.Linear(hidden, hidden),
-                nn.SiLU(),
-                nn.Linear(hidden, things * 2 * 4),
-            )
-            for _ in range(cameras)
-        )
+        self.things, self.asked = things, asked
         self.about = nn.Linear(width, asked * things)
         self.read = nn.Sequential(
             nn.Linear(3 * len(SCALES), width), nn.SiLU(), nn.Linear(width, width)
@@ -119,6 +99,64 @@ class PlaceHead(nn.Module):
         """How proprioception was standardised, per number: the hand's pose is read off it."""
         self.mean.copy_(torch.tensor(mean[:POSE]))
         self.std.copy_(torch.tensor(std[:POSE]))
+
+    def combined(self, told: Tensor, asked: Tensor, state: Tensor) -> Told:
+        """Where the things are, by all cameras.
+
+        Args:
+            told: by each camera of each thing in both frames x, y, z and how sure it is,
+                [B, C, P, 2, 4].
+            asked: mean of the instruction's words [B, W].
+            state: standardised proprioception [B, S]; see `POSE`.
+        """
+        pose = state[:, :POSE] * self.std + self.mean
+        world, seen = told[..., 0, :3], told[..., 1, :3]
+        from_hand = world - pose[:, None, None, :3] / UNIT
+        turned = torch.einsum("bij,bckj->bcki", rotations(pose[:, 3:]), seen)
+        sure = told[..., 3].permute(0, 2, 1, 3).flatten(2).softmax(dim=-1)  # [B, P, C x 2]
+        every = torch.stack([from_hand, turned], dim=3).transpose(1, 2).flatten(2, 3)
+        which = self.about(asked).unflatten(-1, (self.asked, self.things))
+        return Told((sure[..., None] * every).sum(dim=2) * UNIT, which)
+
+    def tokens(self, places: Tensor) -> Tokens:
+        """Places [B, K, 3] (m) as tokens [B, K, W]."""
+        near, middle, far = (places / scale for scale in SCALES)
+        read = self.read(torch.cat([near.tanh(), middle.tanh(), far], dim=-1))
+        return Tokens.dense(read + self.which)
+
+
+class PlaceHead(Places):
+    """Reads places off all image tokens of a camera at once.
+
+    Args:
+        things, asked, width: as above.
+        cameras: C.
+        camera_tokens: V, image tokens of each camera.
+        hidden: width of the networks in between.
+    """
+
+    def __init__(
+        self,
+        things: int,
+        asked: int,
+        cameras: int,
+        camera_tokens: int,
+        width: int,
+        hidden: int = 256,
+    ) -> None:
+        super().__init__(things, asked, width)
+        self.image_tokens = cameras * camera_tokens
+        self.cameras = nn.ModuleList(
+            nn.Sequential(
+                nn.Dropout(DROPPED),
+                nn.Linear((camera_tokens + 1) * width, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, things * 2 * 4),
+            )
+            for _ in range(cameras)
+        )
 
     def forward(self, context: Tokens, state: Tensor) -> Told:
         """Where the things are.
@@ -133,24 +171,15 @@ class PlaceHead(nn.Module):
 
     def _tell(self, context: Tokens, state: Tensor) -> Told:
         images, words = context.values.tensor_split([self.image_tokens], dim=1)
-        present = context.mask[:, self.image_tokens :, None].to(words.dtype)
-        asked = (words * present).sum(dim=1) / present.sum(dim=1).clamp(min=1.0)
+        asked = Tokens(words, context.mask[:, self.image_tokens :]).mean()
         told = [
             camera(torch.cat([tokens.flatten(1), asked], dim=-1))
             for camera, tokens in zip(
                 self.cameras, images.chunk(len(self.cameras), dim=1), strict=True
             )
         ]
-        # [B, C, P, which frame, x y z and how sure]
         told = torch.stack(told, dim=1).unflatten(-1, (self.things, 2, 4))
-        pose = state[:, :POSE] * self.std + self.mean
-        world, seen = told[..., 0, :3], told[..., 1, :3]
-        from_hand = world - pose[:, None, None, :3] / UNIT
-        turned = torch.einsum("bij,bckj->bcki", rotations(pose[:, 3:]), seen)
-        sure = told[..., 3].permute(0, 2, 1, 3).flatten(2).softmax(dim=-1)  # [B, P, C x 2]
-        every = torch.stack([from_hand, turned], dim=3).transpose(1, 2).flatten(2, 3)
-        which = self.about(asked).unflatten(-1, (self.asked, self.things))
-        return Told((sure[..., None] * every).sum(dim=2) * UNIT, which)
+        return self.combined(told, asked, state)
 
     def sometimes_unseen(self, context: Tokens) -> Tokens:
         """In training the context without its image tokens, for a share `UNSEEN` of the batch."""
@@ -160,11 +189,79 @@ class PlaceHead(nn.Module):
         images, words = context.mask.tensor_split([self.image_tokens], dim=1)
         return Tokens(context.values, torch.cat([images & seen, words], dim=1))
 
-    def tokens(self, places: Tensor) -> Tokens:
-        """Places [B, K, 3] (m) as tokens [B, K, W]."""
-        near, middle, far = (places / scale for scale in SCALES)
-        read = self.read(torch.cat([near.tanh(), middle.tanh(), far], dim=-1))
-        return Tokens.dense(read + self.which)
+
+class KeyPoints(Places):
+    """Looks for each thing in each camera's feature maps, and reads its place off where it was
+    found and what is seen there.
+
+    Args:
+        things, asked, width: as above.
+        cameras: C.
+        channels: C' of the feature maps.
+        hidden: width of the networks in between.
+    """
+
+    NAMED = 32
+    """Numbers by which a thing is known to the networks, which all things share."""
+
+    def __init__(
+        self, things: int, asked: int, cameras: int, channels: int, width: int, hidden: int = 128
+    ) -> None:
+        super().__init__(things, asked, width)
+        self.maps = nn.ModuleList(nn.Conv2d(channels, things, 1) for _ in range(cameras))
+        self.named = nn.Parameter(torch.randn(things, self.NAMED) * 0.5)
+        known = 3 + channels + self.NAMED + POSE
+        self.cameras = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(known, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, 2 * 4),
+            )
+            for _ in range(cameras)
+        )
+
+    def forward(self, features: Tensor, words: Tokens, state: Tensor) -> Told:
+        """Where the things are.
+
+        Args:
+            features: maps of each camera [B, C, C', h, w].
+            words: of the instruction [B, T, W].
+            state: standardised proprioception [B, S]; see `POSE`.
+        """
+        with _in_float32(state.device):
+            features, state = features.float(), state.float()
+            told = [
+                camera(self._found(maps, seen, state))
+                for maps, camera, seen in zip(
+                    self.maps, self.cameras, features.unbind(dim=1), strict=True
+                )
+            ]
+            asked = Tokens(words.values.float(), words.mask).mean()
+            return self.combined(torch.stack(told, dim=1).unflatten(-1, (2, 4)), asked, state)
+
+    def _found(self, maps: nn.Module, seen: Tensor, state: Tensor) -> Tensor:
+        """What one camera knows of each thing: where it is in the picture, how clearly, and what
+        it looks like there, [B, P, ...]."""
+        height, width = seen.shape[-2:]
+        weights = maps(seen).flatten(2).softmax(dim=-1)  # [B, P, h x w]
+        rows = torch.linspace(-1.0, 1.0, height, device=seen.device)
+        columns = torch.linspace(-1.0, 1.0, width, device=seen.device)
+        grid = torch.stack([rows.repeat_interleave(width), columns.repeat(height)], dim=1)
+        looks = weights @ seen.flatten(2).transpose(1, 2)
+        clear = weights.square().sum(dim=-1, keepdim=True)
+        named = self.named.expand(len(seen), -1, -1)
+        pose = state[:, None, :POSE].expand(-1, self.things, -1)
+        return torch.cat([weights @ grid, clear, looks, named, pose], dim=-1)
+
+
+def misjudged(places: Tensor) -> Tensor:
+    """Places [B, K, 3] as they may be told of what is there: off by less where the hand is near."""
+    off = OFF * torch.empty_like(places[..., :1]).exponential_()
+    far = (places.norm(dim=-1, keepdim=True) / UNIT).tanh()
+    upright = places.new_tensor([1.0, 1.0, 0.5])
+    return places + torch.randn_like(places) * upright * off * (0.3 + 0.7 * far)
 
 
 def _in_float32(device: torch.device) -> AbstractContextManager[object]:

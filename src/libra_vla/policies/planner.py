@@ -9,7 +9,7 @@ from libra_vla.config import PlannerConfig
 from libra_vla.errors import LibraError
 from libra_vla.policies.backbones import Backbone, SmallBackbone
 from libra_vla.policies.layers import Block, Tokens
-from libra_vla.policies.places import POSE, PlaceHead, Told
+from libra_vla.policies.places import POSE, KeyPoints, PlaceHead, Places, Told, misjudged
 
 
 class CoarseActionHead(nn.Module):
@@ -85,35 +85,67 @@ class SemanticPlanner(nn.Module):
             backbone.width, horizon, bins, config.width, config.layers, config.heads
         )
 
-    def forward(self, images: Tensor, state: Tensor, instructions: Sequence[str]) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        state: Tensor,
+        instructions: Sequence[str],
+        places: Tensor | None = None,
+    ) -> Tensor:
         """Returns logits over bins.
 
         Args:
             images: [B, C, 3, h, w] in [0, 1].
             state: standardised proprioception [B, S].
             instructions: B texts.
+            places: what a planner without pictures learns from while it is trained: where the
+                things are that the instructions are about, metres from the hand [B, K, 3].
 
         Returns:
             [B, L, D, N_max].
         """
+        if isinstance(self.places, KeyPoints):
+            return self._plan_unseen(self.places, images, state, instructions, places)
         seen = self.backbone(images, instructions)
         own = [] if self.state is None else [Tokens.dense(self.state(state)[:, None])]
-        if self.places is None:
+        if not isinstance(self.places, PlaceHead):
             return self.head(Tokens.join(seen, *own))
         # A plan's loss must not reach them: they are places, whatever would be of use to it.
         told = self.places.tokens(self.places(seen, state).asked.detach())
         return self.head(Tokens.join(self.places.sometimes_unseen(seen), *own, told))
+
+    def _plan_unseen(
+        self,
+        head: KeyPoints,
+        images: Tensor,
+        state: Tensor,
+        instructions: Sequence[str],
+        places: Tensor | None,
+    ) -> Tensor:
+        """A plan by places alone: by what is told of them, or in training by the truth, somewhat
+        misjudged."""
+        if self.training and places is not None:
+            places = misjudged(places)
+        else:
+            places = self.locate(images, state, instructions).asked.detach()
+        own = [] if self.state is None else [Tokens.dense(self.state(state)[:, None])]
+        assert isinstance(self.backbone, SmallBackbone)
+        return self.head(Tokens.join(self.backbone.words(instructions), *own, head.tokens(places)))
 
     def locate(self, images: Tensor, state: Tensor, instructions: Sequence[str]) -> Told:
         """Where things are, and which of them the instructions are about.
 
         Args: as above.
         """
+        if isinstance(self.places, KeyPoints):
+            assert isinstance(self.backbone, SmallBackbone)
+            words = self.backbone.words(instructions)
+            return self.places(self.backbone.features(images, words), words, state)
         assert self.places is not None, "this planner tells no places"
         return self.places(self.backbone(images, instructions), state)
 
 
-def _place_head(backbone: Backbone, config: PlannerConfig, state_size: int) -> PlaceHead | None:
+def _place_head(backbone: Backbone, config: PlannerConfig, state_size: int) -> Places | None:
     if not config.things:
         return None
     if not isinstance(backbone, SmallBackbone) or backbone.vision.cameras == 0:
@@ -123,9 +155,11 @@ def _place_head(backbone: Backbone, config: PlannerConfig, state_size: int) -> P
             f"proprioception has {state_size} numbers: a planner that tells places reads off the "
             f"first {POSE} where the hand is, in metres and as an axis times an angle"
         )
-    vision = backbone.vision
+    vision, things = backbone.vision, len(config.things)
+    if not config.sees:
+        return KeyPoints(things, config.asked, vision.cameras, vision.channels, backbone.width)
     return PlaceHead(
-        len(config.things),
+        things,
         config.asked,
         vision.cameras,
         vision.tokens // vision.cameras,

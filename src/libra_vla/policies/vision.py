@@ -11,15 +11,15 @@ from libra_vla.policies.layers import Tokens
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions with group normalisation, [B, C, h, w] -> [B, C, h, w]."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.GroupNorm(8, channels),
             nn.SiLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation),
             nn.GroupNorm(8, channels),
             nn.SiLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,21 +76,34 @@ class SmallVision(nn.Module):
         image_size: side of the square input, a multiple of 16.
         width: token width W.
         asked: size of a vector that modulates the convolutions; 0 for none.
+        blocks: residual ones; each reaches three times as far as the one before.
+        shrink: looks at the means of so many by so many pixels.
 
     Attributes:
         tokens: how many it gives.
+        channels: C' of its feature maps.
 
     Raises:
         LibraError: another image size.
     """
 
     POINTS = 32
+    channels = 64
 
-    def __init__(self, cameras: int, image_size: int, width: int, asked: int = 0) -> None:
+    def __init__(
+        self,
+        cameras: int,
+        image_size: int,
+        width: int,
+        asked: int = 0,
+        blocks: int = 1,
+        shrink: int = 1,
+    ) -> None:
         super().__init__()
-        if image_size % 16:
-            raise LibraError(f"image_size is {image_size}: expected a multiple of 16")
-        self.cameras, self.width = cameras, width
+        if image_size % (16 * shrink):
+            raise LibraError(f"image_size is {image_size}: expected a multiple of {16 * shrink}")
+        image_size //= shrink
+        self.cameras, self.width, self.shrink = cameras, width, shrink
         self.tokens = cameras * ((image_size // 16) ** 2 + 1)
         if cameras == 0:
             return
@@ -98,7 +111,7 @@ class SmallVision(nn.Module):
             nn.Conv2d(3, 32, 4, stride=4),
             nn.SiLU(),
             nn.Conv2d(32, 64, 3, stride=2, padding=1),
-            ResidualBlock(64),
+            *(ResidualBlock(64, 3**block) for block in range(blocks)),
             nn.SiLU(),
         )
         self.modulation = Modulation(asked, 64) if asked else None
@@ -111,16 +124,26 @@ class SmallVision(nn.Module):
 
     def forward(self, images: Tensor, asked: Tensor | None = None) -> Tokens:
         """[B, C, 3, h, w] in [0, 1], and what is asked for [B, A] -> C x ((h/16)^2 + 1) tokens."""
-        batch = len(images)
         if self.cameras == 0:
-            return Tokens.dense(images.new_zeros(batch, 0, self.width))
+            return Tokens.dense(images.new_zeros(len(images), 0, self.width))
+        return self.read(self.features(images, asked))
+
+    def features(self, images: Tensor, asked: Tensor | None = None) -> Tensor:
+        """As above -> feature maps [B, C, C', h / 8, w / 8]."""
         # Channels-last convolutions are about a third faster on CPUs.
         flat = (images.flatten(0, 1) * 2.0 - 1.0).contiguous(memory_format=torch.channels_last)
+        if self.shrink > 1:
+            flat = F.avg_pool2d(flat, self.shrink)
         features = flat
         for layer in self.stem:
             if isinstance(layer, ResidualBlock) and self.modulation and asked is not None:
                 features = self.modulation(features, asked.repeat_interleave(self.cameras, dim=0))
             features = layer(features)
+        return features.unflatten(0, (len(images), -1))
+
+    def read(self, features: Tensor) -> Tokens:
+        """Feature maps -> tokens."""
+        batch, features = len(features), features.flatten(0, 1)
         grid = F.silu(self.down(features)).flatten(2).transpose(1, 2)
         points = self.point_token(self.points(features))
         tokens = torch.cat([grid, points[:, None]], dim=1) + self.position

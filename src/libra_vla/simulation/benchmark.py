@@ -105,18 +105,21 @@ class Witness(Protocol):
         ...
 
 
+Places = Mapping[str, np.ndarray]
+"""Where things are, by name: metres [3] in the frame of the state's end-effector position."""
+
+
 @dataclass(frozen=True)
 class Still:
     """What a scene looks like, and where its things are.
 
     Attributes:
-        places: by name, metres [3] in the frame of the state's end-effector position.
         asked: names of the places that the task is about, K of them: for each of its goals the
             thing and where it is to go.
     """
 
     observation: Observation
-    places: Mapping[str, np.ndarray]
+    places: Places
     asked: tuple[str, ...]
 
 
@@ -152,6 +155,8 @@ class Benchmark:
         stills: (environment, just reset; how many; source of randomness) -> pictures of the scene
             with the hand in up to so many places; None where there are none.
         place_names: () -> names of all places that such pictures tell.
+        whereabouts: (environment, just reset) -> a look at where its things are at any moment.
+        asked: task -> names of the places that it is about; see `Still`.
     """
 
     name: str
@@ -175,6 +180,8 @@ class Benchmark:
     witness: Callable[[Any, Task], Witness] | None = None
     stills: Callable[[Any, int, np.random.Generator], list[Still]] | None = None
     place_names: Callable[[], tuple[str, ...]] = tuple
+    whereabouts: Callable[[Any], Callable[[], Places]] | None = None
+    asked: Callable[[Task], tuple[str, ...]] | None = None
 
     def choose(self, suite: str, text: str | None = None) -> list[Task]:
         """Returns the tasks that `text` names, in the suite's order; all of them for None.

@@ -11,7 +11,7 @@ from libra_vla.simulation.libero.environment import (
 )
 from libra_vla.simulation.libero.expert import ScriptedExpert, supports
 from libra_vla.simulation.libero.probes import end_effector, tells, watch_goal
-from libra_vla.simulation.libero.stills import place_names, stills
+from libra_vla.simulation.libero.stills import asked_by, place_names, stills, whereabouts
 from libra_vla.simulation.libero.suites import SETTLE_STEPS, SUITES, load_tasks, official_states
 from libra_vla.simulation.libero.witness import LiberoWitness
 from libra_vla.simulation.metaworld import environment as metaworld
@@ -38,6 +38,8 @@ LIBERO = Benchmark(
     witness=LiberoWitness,
     stills=stills,
     place_names=place_names,
+    whereabouts=whereabouts,
+    asked=asked_by,
 )
 
 METAWORLD = Benchmark(

@@ -61,7 +61,7 @@ def build_policy(
     if config.init is None:
         policy = _new(config, dataset, dataset.convention, record, told)
     else:
-        policy = _begun(config.init, dataset, dataset.convention, record, told)
+        policy = _begun(config, config.init, dataset, dataset.convention, record, told)
     return policy, training, held_out
 
 
@@ -113,6 +113,10 @@ def with_places(config: PolicyConfig, told: tuple[tuple[str, ...], int] | None) 
         LibraError: there is no planner.
     """
     if told is None:
+        if not config.planner.sees and not config.planner.things:
+            raise LibraError(
+                f"preset '{config.preset}' plans by places, which stills teach: add --stills"
+            )
         return config
     if config.kind != "libra":
         raise LibraError(f"stills teach a planner, and '{config.kind}' has none: leave them out")
@@ -121,6 +125,7 @@ def with_places(config: PolicyConfig, told: tuple[tuple[str, ...], int] | None) 
 
 
 def _begun(
+    config: TrainConfig,
     folder: Path,
     dataset: LeRobotDataset,
     convention: ActionConvention,
@@ -129,10 +134,11 @@ def _begun(
 ) -> LibraPolicy:
     """Another run's policy, with its normalisation, if it fits the dataset.
 
-    One that tells no places, or others, gets a head for them; weights that do not fit are new.
+    One that tells no places, or others, gets a head for them, and one that is to grow becomes what
+    the preset says; weights that do not fit are new.
     """
     policy = LibraPolicy.from_pretrained(folder)
-    grown = with_places(policy.config, told)
+    grown = with_places(_architecture(config) if config.grow else policy.config, told)
     if grown != policy.config:
         before = policy
         policy = replace(before, config=grown)

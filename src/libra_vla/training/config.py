@@ -22,7 +22,9 @@ class TrainConfig:
         out: run folder: `checkpoint/` (safetensors and JSON), `metrics.jsonl`.
         preset: name of a preset; see `libra info`.
         init: start from the weights of this policy instead, and keep its architecture and its
-            normalisation; the preset and its changes are then without effect.
+            normalisation; the preset and its changes are then without effect, unless it grows.
+        grow: with init, take the architecture of the preset and its changes all the same, and from
+            the other policy its normalisation and all weights that fit.
         resume: continue the run in `out` exactly where its last saved state stands.
         blind: train without images (a control: what can be done without looking).
         steps: optimiser steps.
@@ -79,6 +81,7 @@ class TrainConfig:
     out: Path
     preset: str = "tiny"
     init: Path | None = None
+    grow: bool = False
     resume: bool = False
     blind: bool = False
     steps: int = 2000
@@ -121,6 +124,8 @@ class TrainConfig:
         for name in ("paraphrase", "focus"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise LibraError(f"{name} is {getattr(self, name)}: expected a probability, 0 to 1")
+        if self.grow and self.init is None:
+            raise LibraError("grow is about a policy that training begins with: add --init")
         if self.intent_noise < 0.0:
             raise LibraError(f"intent_noise is {self.intent_noise}: expected 0 or more")
         if min(weights := (self.planner_weight, self.refiner_weight)) < 0.0 or not any(weights):

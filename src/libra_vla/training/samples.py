@@ -90,6 +90,7 @@ class Samples:
     ) -> None:
         self.config, self.action_space = config, action_space
         # A policy without images is trained without decoding any.
+        self.places: np.ndarray | None = None
         self.frames = FrameStore.open(dataset, config.image_size, cameras) if cameras else None
         self.states = state_statistics.standardise(dataset.states)
         self.actions = action_space.normalise(dataset.actions)
@@ -115,7 +116,7 @@ class Samples:
     @classmethod
     def of(cls, policy: LibraPolicy, dataset: LeRobotDataset, episodes: Sequence[int]) -> "Samples":
         """Samples that fit a policy: its cameras, statistics and action space."""
-        return cls(
+        samples = cls(
             dataset,
             episodes,
             policy.config,
@@ -123,6 +124,9 @@ class Samples:
             policy.state_statistics,
             policy.observation_spec.cameras,
         )
+        if not policy.config.planner.sees and dataset.places is not None:
+            samples.places = places_asked(dataset, dataset.places)
+        return samples
 
     @property
     def gripper_changes(self) -> np.ndarray:
@@ -213,4 +217,18 @@ class Samples:
             images=torch.from_numpy(images),
             state=torch.from_numpy(self.states[rows]),
             instructions=words,
+            places=None if self.places is None else torch.from_numpy(self.places[rows]),
         )
+
+
+def places_asked(dataset: LeRobotDataset, places: np.ndarray) -> np.ndarray:
+    """Where the things are that each row's instruction is about, metres from the end effector,
+    float32 [T, K, 3]."""
+    names = dataset.place_names
+    found = [
+        places[episode.start : episode.start + episode.length][
+            :, [names.index(name) for name in episode.asked]
+        ]
+        for episode in dataset.episodes
+    ]
+    return np.concatenate(found) - dataset.states[:, None, :3]

@@ -4,13 +4,14 @@ A demonstration of a hundred pictures shows one scene, and costs seconds of simu
 costs a tenth of a second, since nothing moves: the arm is put into place by kinematics alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
 from libra_vla.errors import LibraError
-from libra_vla.simulation.benchmark import Still
+from libra_vla.simulation.benchmark import Places, Still, Task
 from libra_vla.simulation.libero.environment import LiberoEnv
 from libra_vla.simulation.libero.goals import Goal, is_drawer, is_pushed, task_goals
 from libra_vla.simulation.libero.grasping import hand_rotation
@@ -98,6 +99,16 @@ def places(scene: Scene) -> dict[str, np.ndarray]:
     """Where everything is that a scene has of `place_names`, metres [3] each."""
     known = scene.env.object_states_dict
     return {name: _place(scene, name) for name in place_names() if name in known}
+
+
+def whereabouts(env: LiberoEnv) -> Callable[[], Places]:
+    """A look at where everything is in a scene, just reset, at any later moment."""
+    return partial(places, Scene(env.robosuite_env))
+
+
+def asked_by(task: Task) -> tuple[str, ...]:
+    """Names of the places [2 * GOALS] that a task is about."""
+    return asked(task_goals(task))
 
 
 def _place(scene: Scene, name: str) -> np.ndarray:
