@@ -21,7 +21,7 @@ from libra_vla.errors import LibraError
 from libra_vla.evaluation.config import EvalConfig
 from libra_vla.evaluation.evaluate import evaluate
 from libra_vla.policies.libra import LibraModel
-from libra_vla.policies.places import PlaceHead, Told
+from libra_vla.policies.places import Places, Told
 from libra_vla.policies.policy import LibraPolicy
 from libra_vla.simulation.benchmark import Environment, Task
 from libra_vla.simulation.libero.environment import LiberoEnv
@@ -44,11 +44,11 @@ def make_env(task: Task, **options: Any) -> Environment:
 
 def truth(head: torch.nn.Module, given: tuple[Any, ...], told: Told) -> Told:
     """In place of what `head` told of the places that matter, where they are."""
-    assert isinstance(head, PlaceHead)
+    assert isinstance(head, Places)
     if not made:  # nothing runs yet: the policy is being warmed up
         return told
     found, names = places(Scene(made[0].robosuite_env)), asked(task_goals(made[0].task))
-    hand = given[1][0, :3] * head.std[:3] + head.mean[:3]
+    hand = given[-1][0, :3] * head.std[:3] + head.mean[:3]
     where = torch.tensor(np.array([found[name] for name in names])).to(hand) - hand
     return Told(where[None], 100.0 * torch.eye(len(names))[None])
 

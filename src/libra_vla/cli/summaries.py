@@ -156,7 +156,7 @@ def data_info(described: Mapping[str, Any]) -> str:
         f"{length['median']:g} in the middle",
         f"cameras: {', '.join(cameras) or 'none'}",
         f"state: {described['state_size']} numbers",
-        *([f"stills: where things are, of {places} that there may be"] if places else []),
+        *([f"told: where things are, of {places} that there may be"] if places else []),
         "instructions: episodes, and how often the motion turns back in each, where most",
         *(
             f"{count:>6}  {r['per_episode']:5.1f} {r['dimension']:<{width}}  {text}"
