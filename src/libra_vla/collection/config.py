@@ -44,8 +44,8 @@ class CollectConfig:
         stills: look at each scene with the hand in so many places, and write down where its things
             are, instead of demonstrating anything (LIBERO); see `libra train --stills`. `episodes`
             are scenes then.
-        places: write down where things are in demonstrations, too (LIBERO): what `libra train
-            --places` makes plans from.
+        places: write down where things are in demonstrations, too (LIBERO): from these a planner
+            without pictures learns (preset `small-places`).
         resume: go on with a dataset that was stopped.
     """
 

@@ -29,7 +29,8 @@ IMAGES = "observation.images."
 STATE, ACTION = "observation.state", "action"
 PLACES = "observation.environment_state"
 """Where things are, P x 3 m in the frame of the state's first three numbers, the end effector's
-position; LeRobot's name for what a robot does not know. Only stills have it."""
+position; LeRobot's name for what a robot does not know. Stills have it, and demonstrations if
+they are to."""
 ABSENT = (0.0, 0.0, 0.0)
 """Place of what a scene does not have, for a feature is as long in all of them."""
 ASKED = "asked"
@@ -63,7 +64,7 @@ class Episode:
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """Of stills, names of the places that the instruction is about."""
+        """Where places are told, names of those that the instruction is about."""
         return tuple((self.place.get(ASKED) or "").split())
 
     @property
@@ -98,7 +99,7 @@ class LeRobotDataset:
         actions: raw actions, float32 [T, D].
         convention: what actions mean; None if the dataset does not say.
         metadata: how it was made, if our own `libra collect` made it.
-        places: of a dataset of stills, float32 [T, P, 3], m; see `PLACES`.
+        places: of a dataset that tells them, float32 [T, P, 3], m; see `PLACES`.
     """
 
     path: Path
@@ -163,7 +164,7 @@ class LeRobotDataset:
 
     @property
     def place_names(self) -> tuple[str, ...]:
-        """Names of the P places that each frame of a dataset of stills tells."""
+        """Names of the P places that each frame tells; none in most datasets."""
         numbers = self.features.get(PLACES, {}).get("names") or []
         return tuple(name.removesuffix(".x") for name in numbers[::3])
 

@@ -80,7 +80,7 @@ class DatasetWriter:
         convention: what actions mean.
         metadata: how the data are made; stored as given.
         robot_type: LeRobot's name of the robot.
-        places: of a dataset of stills, names of the places that each frame tells; see `PLACES`.
+        places: names of the places that each frame tells, if they do; see `PLACES`.
         resume: go on with what is there.
 
     Raises:
@@ -183,7 +183,7 @@ class DatasetWriter:
             actions: raw actions, float32 [n, D].
             instruction: what was asked for.
             extra: further columns of the episode's row, for instance its seed.
-            places: of stills, float32 [n, P, 3].
+            places: where they are told, float32 [n, P, 3].
 
         Raises:
             LibraError: lengths or dimensions that do not fit, NaN or infinity, a full disk; the
@@ -252,9 +252,7 @@ class DatasetWriter:
         self, videos: Mapping[str, np.ndarray | Clip], numbers: Mapping[str, np.ndarray]
     ) -> None:
         if (PLACES in numbers) != (PLACES in self.features):
-            raise LibraError(
-                f"'{PLACES}' belongs to stills: a dataset has it for all episodes or none"
-            )
+            raise LibraError(f"'{PLACES}': a dataset has it for all episodes or none")
         actions = numbers[ACTION]
         for key, values in numbers.items():
             expected = self.features[key]["shape"][0]
