@@ -192,7 +192,7 @@ BAD = {
         {"states": np.zeros((4, 4))},
         "'observation.state' has 4 frames, but there are 6 actions",
     ),
-    "places": ({"places": np.zeros((6, 2, 3))}, "'observation.environment_state' belongs to still"),
+    "places": ({"places": np.zeros((6, 2, 3))}, "'observation.environment_state' is told by all"),
     "no frames": ({"actions": np.zeros((0, 3))}, r"'action' has shape \[0, 3\]"),
     "NaN": ({"actions": np.full((6, 3), np.nan)}, "'action' holds NaN"),
 }

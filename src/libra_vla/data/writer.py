@@ -252,7 +252,7 @@ class DatasetWriter:
         self, videos: Mapping[str, np.ndarray | Clip], numbers: Mapping[str, np.ndarray]
     ) -> None:
         if (PLACES in numbers) != (PLACES in self.features):
-            raise LibraError(f"'{PLACES}': a dataset has it for all episodes or none")
+            raise LibraError(f"'{PLACES}' is told by all episodes of a dataset or by none")
         actions = numbers[ACTION]
         for key, values in numbers.items():
             expected = self.features[key]["shape"][0]
