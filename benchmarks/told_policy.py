@@ -25,6 +25,7 @@ from libra_vla.simulation.benchmark import Task
 from libra_vla.simulation.libero.environment import LiberoEnv
 from libra_vla.simulation.libero.stills import asked_by, whereabouts
 from libra_vla.simulation.registry import benchmark_of
+from libra_vla.training.samples import places_asked
 
 CHUNK, EXECUTED = 10, 5
 SCALES = (0.01, 0.03, 0.1)
@@ -92,21 +93,19 @@ class Examples:
     @classmethod
     def of(cls, dataset: LeRobotDataset) -> "Examples":
         assert dataset.places is not None, "collect with --places"
-        names, instructions = dataset.place_names, list(dataset.tasks)
-        rows, tasks, places, stops = [], [], [], []
+        places, instructions = places_asked(dataset, dataset.places), list(dataset.tasks)
+        rows, tasks, stops = [], [], []
         for episode in dataset.episodes:
-            chosen = [names.index(name) for name in episode.asked]
             for start, stop in episode.stretches:
                 drawn = episode.drawn[(episode.drawn >= start) & (episode.drawn < stop)]
                 rows.append(episode.start + drawn)
-                places.append(dataset.places[rows[-1]][:, chosen])
                 stops.append(np.full(len(drawn), episode.start + stop))
                 tasks.append(np.full(len(drawn), instructions.index(episode.instruction)))
         row, stop = np.concatenate(rows), np.concatenate(stops)
         ahead = row[:, None] + np.arange(CHUNK)
         return cls(
             torch.from_numpy(dataset.states[row]),
-            torch.from_numpy(np.concatenate(places) - dataset.states[row][:, None, :3]),
+            torch.from_numpy(places[row]),
             torch.from_numpy(np.concatenate(tasks)),
             torch.from_numpy(dataset.actions[np.minimum(ahead, stop[:, None] - 1)]),
             torch.from_numpy(ahead < stop[:, None]),
@@ -148,11 +147,9 @@ def learned(examples: Examples, *, steps: int, misjudge: float, seed: int) -> Ne
 
 
 @torch.no_grad()
-def drive(
-    network: Network, env: LiberoEnv, task: int, off: np.ndarray, *, gripper: int = 6
-) -> bool:
+def drive(network: Network, env: LiberoEnv, task: int, off: np.ndarray) -> bool:
     """Drives from a reset on, with all places told off by `off` [K, 3] (m); whether it succeeds."""
-    tell, names = whereabouts(env), asked_by(env.task)
+    tell, names, gripper = whereabouts(env), asked_by(env.task), env.convention.gripper
     while env.steps_taken < env.task.step_budget:
         state, found = env.observe().state, tell()
         where = np.array([found[name] for name in names]) + off - state[:3]

@@ -25,9 +25,7 @@ from libra_vla.policies.places import Places, Told
 from libra_vla.policies.policy import LibraPolicy
 from libra_vla.simulation.benchmark import Environment, Task
 from libra_vla.simulation.libero.environment import LiberoEnv
-from libra_vla.simulation.libero.goals import task_goals
-from libra_vla.simulation.libero.scene import Scene
-from libra_vla.simulation.libero.stills import asked, places
+from libra_vla.simulation.libero.stills import asked_by, whereabouts
 from libra_vla.simulation.registry import benchmark_of
 
 made: list[LiberoEnv] = []
@@ -47,7 +45,7 @@ def truth(head: torch.nn.Module, given: tuple[Any, ...], told: Told) -> Told:
     assert isinstance(head, Places)
     if not made:  # nothing runs yet: the policy is being warmed up
         return told
-    found, names = places(Scene(made[0].robosuite_env)), asked(task_goals(made[0].task))
+    found, names = whereabouts(made[0])(), asked_by(made[0].task)
     hand = given[-1][0, :3] * head.std[:3] + head.mean[:3]
     where = torch.tensor(np.array([found[name] for name in names])).to(hand) - hand
     return Told(where[None], 100.0 * torch.eye(len(names))[None])

@@ -110,7 +110,7 @@ def with_places(config: PolicyConfig, told: tuple[tuple[str, ...], int] | None) 
     """The same architecture, but that its planner tells places, if stills are to teach it.
 
     Raises:
-        LibraError: there is no planner.
+        LibraError: there is no planner, or nothing to teach one that plans by places.
     """
     if told is None:
         if not config.planner.sees and not config.planner.things:

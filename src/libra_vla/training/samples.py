@@ -89,8 +89,8 @@ class Samples:
         cameras: Sequence[str],
     ) -> None:
         self.config, self.action_space = config, action_space
-        # A policy without images is trained without decoding any.
         self.places: np.ndarray | None = None
+        # A policy without images is trained without decoding any.
         self.frames = FrameStore.open(dataset, config.image_size, cameras) if cameras else None
         self.states = state_statistics.standardise(dataset.states)
         self.actions = action_space.normalise(dataset.actions)
