@@ -446,6 +446,12 @@ def test_a_policy_grows_into_another_preset_and_keeps_what_fits(stills: Path, tm
     assert refiner and all((before[name] == after[name]).all() for name in refiner)
     moment = policy.see(observation_of(stills, row=0))
     assert policy.model.plan(moment).isfinite().all()
+    again: dict[str, Any] = {"planner_weight": 0.0, "intents": "soft", "steps": 1, "grow": True}
+    again |= {"preset": "small-places", "init": tmp_path / "grown"}
+    train(config(stills, tmp_path / "soft", **again))
+    softer = load_policy(tmp_path / "soft")
+    assert softer.soft_intents
+    assert softer.config.planner == policy.config.planner, "what it tells it goes on telling"
     with pytest.raises(LibraError, match="grow is about a policy that training begins with"):
         config(stills, tmp_path / "no", grow=True)
     with pytest.raises(LibraError, match="plans by places, which stills teach: add --stills"):

@@ -135,10 +135,13 @@ def _begun(
     """Another run's policy, with its normalisation, if it fits the dataset.
 
     One that tells no places, or others, gets a head for them, and one that is to grow becomes what
-    the preset says; weights that do not fit are new.
+    the preset says, but for the places that it tells already; weights that do not fit are new.
     """
     policy = LibraPolicy.from_pretrained(folder)
-    grown = with_places(_architecture(config) if config.grow else policy.config, told)
+    grown = _architecture(config) if config.grow else policy.config
+    if told is None and grown.kind == "libra" and (planner := policy.config.planner).things:
+        told = planner.things, planner.asked
+    grown = with_places(grown, told)
     if grown != policy.config:
         before = policy
         policy = replace(before, config=grown)
