@@ -97,10 +97,9 @@ class Examples:
         rows, tasks, stops = [], [], []
         for episode in dataset.episodes:
             for start, stop in episode.stretches:
-                drawn = episode.drawn[(episode.drawn >= start) & (episode.drawn < stop)]
-                rows.append(episode.start + drawn)
-                stops.append(np.full(len(drawn), episode.start + stop))
-                tasks.append(np.full(len(drawn), instructions.index(episode.instruction)))
+                rows.append(np.arange(episode.start + start, episode.start + stop))
+                stops.append(np.full(stop - start, episode.start + stop))
+                tasks.append(np.full(stop - start, instructions.index(episode.instruction)))
         row, stop = np.concatenate(rows), np.concatenate(stops)
         ahead = row[:, None] + np.arange(CHUNK)
         return cls(

@@ -458,6 +458,20 @@ def test_a_policy_grows_into_another_preset_and_keeps_what_fits(stills: Path, tm
         train(config(stills, tmp_path / "no", preset="small-places"))
 
 
+def test_who_plans_by_places_learns_from_every_frame(tmp_path: Path):
+    path = write_dataset(tmp_path / "set", stills=True, drawn_every=3)
+    options: dict[str, Any] = {"stills": path, "steps": 1, "preset": "small-places"}
+    train(config(path, tmp_path / "run", refiner_weight=0.0, **options))
+    dataset, policy = LeRobotDataset.open(path), load_policy(tmp_path / "run")
+    seen, unseen = (Samples.of(policy, dataset, [0, 1], seen=seen) for seen in (True, False))
+    assert [len(samples.rows) for samples in (seen, unseen)] == [2 * 4, 2 * 12]
+    planned = unseen.batch(np.random.default_rng(0), 64).planned
+    assert planned.images.shape[:2] == (64, 0), "no picture is decoded"
+    planner = policy.model.train().planner
+    plan = planner(planned.images, planned.state, planned.instructions, planned.places)
+    assert plan.shape[:2] == (64, policy.config.macro_horizon) and plan.isfinite().all()
+
+
 def test_a_policy_goes_on_with_other_things(stills: Path, tmp_path: Path):
     others = write_dataset(tmp_path / "others", stills=True, things=("moon", "shadow", "square"))
     train(config(stills, tmp_path / "first", stills=stills, steps=1))

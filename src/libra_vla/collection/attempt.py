@@ -65,7 +65,7 @@ class Recording:
 
     Attributes:
         shoved: when the hand was shoved, as (first, last + 1) control step.
-        places: where things were when the frame was drawn, where that is told.
+        places: where things were, where that is told.
     """
 
     frames: dict[str, list[np.ndarray]]
@@ -252,7 +252,7 @@ def record(
             starts at step 0 is over before the expert looks, and is not recorded.
         shoves: what is carried out instead in between, in order, and not to be learned from.
         draw_every: control steps from one new picture to the next; see `CollectConfig`.
-        whereabouts: tells where things are, which is then recorded for every new picture.
+        whereabouts: tells where things are, which is then recorded.
     """
     if disturbance is not None and disturbance.start == 0:
         for moment in range(len(disturbance.actions)):
@@ -270,7 +270,7 @@ def record(
             images.append(seen.images[camera] if env.cameras else images[-1])
         recording.states.append(seen.state)
         if whereabouts is not None:
-            recording.places.append(whereabouts() if env.cameras else recording.places[-1])
+            recording.places.append(whereabouts())
         disturbed = action.copy()
         disturbed[moving] += noise * rng.standard_normal(moving.sum())
         if disturbance is not None:

@@ -114,15 +114,27 @@ class Samples:
         self.rows = self._rows if self.frames is None else np.concatenate(drawn)
 
     @classmethod
-    def of(cls, policy: LibraPolicy, dataset: LeRobotDataset, episodes: Sequence[int]) -> "Samples":
-        """Samples that fit a policy: its cameras, statistics and action space."""
+    def of(
+        cls,
+        policy: LibraPolicy,
+        dataset: LeRobotDataset,
+        episodes: Sequence[int],
+        *,
+        seen: bool = True,
+    ) -> "Samples":
+        """Samples that fit a policy: its cameras, statistics and action space.
+
+        Args:
+            seen: whether there is anyone who looks at pictures; without, every frame is a sample,
+                those between two pictures too.
+        """
         samples = cls(
             dataset,
             episodes,
             policy.config,
             policy.action_space,
             policy.state_statistics,
-            policy.observation_spec.cameras,
+            policy.observation_spec.cameras if seen else (),
         )
         if not policy.config.planner.sees and dataset.places is not None:
             samples.places = places_asked(dataset, dataset.places)
