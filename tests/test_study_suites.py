@@ -70,6 +70,19 @@ def test_both_policies_learn_from_the_same_data_for_as_many_steps(tmp_path: Path
         assert {name: getattr(training, name) for name in others} == others
 
 
+def test_a_planner_without_pictures_is_shown_places(tmp_path: Path):
+    with pytest.raises(LibraError, match="plans by places, which stills teach: add --scenes"):
+        SuitesConfig(tmp_path, preset="small-places")
+    told = {"intents": "soft", "stills_batch": 64, "focus": 0.2}
+    config = SuitesConfig(tmp_path, preset="small-places", scenes=3, **told)
+    assert all(part.places for part in collections(config, 0))
+    assert not any(part.places for part in collections(SuitesConfig(tmp_path), 0))
+    libra, base = trainings(config, 0)
+    assert {name: getattr(libra, name) for name in told} == told
+    assert base.preset == "small-places-monolithic" and base.intents is None
+    assert base.focus == libra.focus, "the same samples"
+
+
 def test_no_two_collections_share_seeds_or_folders(tmp_path: Path):
     config = SuitesConfig(tmp_path, rounds=2)
     asked = [list(collections(config, number)) for number in range(config.rounds + 1)]

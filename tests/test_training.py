@@ -22,6 +22,7 @@ from libra_vla.data.merge import merge
 from libra_vla.errors import LibraError
 from libra_vla.observation import Observation
 from libra_vla.policies import load_policy
+from libra_vla.policies.libra import LibraModel
 from libra_vla.training import TrainConfig, train
 from libra_vla.training.building import build_policy
 from libra_vla.training.curriculum import CurriculumState
@@ -467,8 +468,9 @@ def test_who_plans_by_places_learns_from_every_frame(tmp_path: Path):
     assert [len(samples.rows) for samples in (seen, unseen)] == [2 * 4, 2 * 12]
     planned = unseen.batch(np.random.default_rng(0), 64).planned
     assert planned.images.shape[:2] == (64, 0), "no picture is decoded"
-    planner = policy.model.train().planner
-    plan = planner(planned.images, planned.state, planned.instructions, planned.places)
+    assert isinstance(policy.model, LibraModel)
+    policy.model.train()
+    plan = policy.model.planner(planned.images, planned.state, planned.instructions, planned.places)
     assert plan.shape[:2] == (64, policy.config.macro_horizon) and plan.isfinite().all()
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from libra_vla.collection import CollectConfig, collect
+from libra_vla.config import Intents, load_preset
 from libra_vla.data.merge import merge
 from libra_vla.errors import LibraError
 from libra_vla.evaluation.config import OFFICIAL_TRIALS, EvalConfig
@@ -55,10 +56,12 @@ class SuitesConfig:
         scenes: per task, at the widest of `spreads`, from whose stills Libra's planner learns where
             things are (`libra train --stills`; `shift` is best 0 then); none by default.
         preset: of Libra; Libra-Base is its `-monolithic` twin.
-        image_size: of both; by default the preset's. See `libra train`.
+            One that plans by places alone has demonstrations tell them, too.
+        image_size, intents: by default the preset's; intents are Libra's. See `libra train`.
+        stills_batch: of Libra; see `libra train`.
         steps: optimiser steps of the policies that are evaluated.
-        optimiser, batch_size, learning_rate, shift, jitter, paraphrase, precision, intent_noise: of
-            every training; see `libra train`.
+        optimiser, batch_size, learning_rate, shift, jitter, paraphrase, focus, precision,
+            intent_noise: of every training; see `libra train`.
         rounds: of DAgger.
         round_demonstrations: per task and round, at the first of `spreads`.
         pass_over: in a round; see `libra collect`.
@@ -82,6 +85,8 @@ class SuitesConfig:
     scenes: int | None = None
     preset: str = "small"
     image_size: int | None = None
+    intents: Intents | None = None
+    stills_batch: int | None = None
     steps: int = 24000
     optimiser: OptimiserKind = TrainConfig.optimiser
     batch_size: int = 32
@@ -89,6 +94,7 @@ class SuitesConfig:
     shift: float | None = None
     jitter: float | None = None
     paraphrase: float = 0.0
+    focus: float | None = None
     precision: Precision = TrainConfig.precision
     intent_noise: float = 0.04
     rounds: int = 0
@@ -107,6 +113,15 @@ class SuitesConfig:
                 raise LibraError(f"{name} is {getattr(self, name)}: expected at least 1")
         if not self.suites or not self.spreads or self.rounds < 0:
             raise LibraError("expected at least one suite and spread, and 0 or more rounds")
+        if self.by_places and not self.scenes:
+            raise LibraError(
+                f"preset '{self.preset}' plans by places, which stills teach: add --scenes"
+            )
+
+    @property
+    def by_places(self) -> bool:
+        """Whether Libra's planner looks for places and at nothing else."""
+        return not load_preset(self.preset).planner.sees
 
 
 @dataclass(frozen=True)
@@ -270,6 +285,7 @@ def collections(config: SuitesConfig, number: int) -> Iterator[CollectConfig]:
             fumble=config.fumble or 0.0,
             shoves=config.shoves or 0.0,
             draw_every=config.draw_every or 1,
+            places=config.by_places,
             max_steps=config.max_steps,
             resume=True,
         )
@@ -297,13 +313,16 @@ def trainings(config: SuitesConfig, number: int) -> Iterator[TrainConfig]:
                 data=_dataset(config, number),
                 out=policy_folder(config, name, number),
                 stills=_stills(config) if config.scenes and name == LIBRA else None,
+                stills_batch=config.stills_batch or TrainConfig.stills_batch,
                 preset=preset,
                 image_size=config.image_size,
+                intents=config.intents if name == LIBRA else None,
                 steps=config.steps if last else config.driver_steps,
                 optimiser=config.optimiser,
                 learning_rate=config.learning_rate,
                 batch_size=config.batch_size,
                 paraphrase=config.paraphrase,
+                focus=config.focus or 0.0,
                 precision=config.precision,
                 intent_noise=config.intent_noise,
                 curriculum="none",
