@@ -125,20 +125,27 @@ class ExportOptions:
     Attributes:
         policy: folder that `libra train --out` wrote.
         out: folder of the new checkpoint.
+        refiner: another such folder, whose refiner takes the place of the policy's own: the halves
+            may be trained side by side, with `--refiner-weight 0` and `--planner-weight 0`.
     """
 
     policy: Path
     out: Path
+    refiner: Path | None = None
 
 
 def export(words: Words) -> Outcome:
     """A checkpoint of half the size."""
     options = parse(ExportOptions, words, command="export")
     from libra_vla.files import require_absent
+    from libra_vla.policies.halves import joined_halves
     from libra_vla.policies.policy import LibraPolicy
 
     require_absent(options.out, what="the checkpoint", remedy="choose another --out")
-    LibraPolicy.from_pretrained(options.policy).save_pretrained(options.out, half=True)
+    policy = LibraPolicy.from_pretrained(options.policy)
+    if options.refiner is not None:
+        policy = joined_halves(policy, LibraPolicy.from_pretrained(options.refiner))
+    policy.save_pretrained(options.out, half=True)
     size = sum(file.stat().st_size for file in options.out.iterdir())
     return Outcome(f"wrote {options.out} ({size / 1e6:.1f} MB)")
 
