@@ -91,8 +91,8 @@ class Run:
         torch.manual_seed(config.seed)
         policy, training, held_out = build_policy(config, dataset, stills)
         # A planner that plans by places, and learns alone, is told what there would be to see.
-        unseen = not (policy.config.planner.sees or dataset.places is None or config.refiner_weight)
-        samples = Samples.of(policy, dataset, training, seen=not unseen)
+        seen = policy.config.planner.sees or dataset.places is None or config.refiner_weight > 0.0
+        samples = Samples.of(policy, dataset, training, seen=seen)
         if config.focus:
             _ = samples.decisive  # there must be such, before anything is written
         latest = round(config.curriculum_latest * config.steps)
