@@ -1,12 +1,14 @@
 """A tiny dataset that a policy can learn from: the bright square's place is the action."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 
 from libra_vla.action_space import ActionConvention
-from libra_vla.data.lerobot import ABSENT, ASKED, DRAWN_EVERY, SHOVED, Episode
+from libra_vla.data.lerobot import ABSENT, ASKED, DRAWN_EVERY, SHOVED, VIEWS, Episode
 from libra_vla.data.writer import DatasetWriter
+from libra_vla.views import View
 
 CONVENTION = ActionConvention(
     names=("x", "y", "gripper"),
@@ -15,6 +17,8 @@ CONVENTION = ActionConvention(
     rate_hz=20.0,
     gripper=2,
 )
+ABOVE = View(False, 2.0 * np.arctan(0.1), (0.0, 0.0, 1.01), ((1, 0, 0), (0, 1, 0), (0, 0, -1)))
+"""How the first camera sees the square."""
 
 
 def write_dataset(
@@ -37,7 +41,8 @@ def write_dataset(
         drawn_every: frames from one new picture to the next; those between repeat it.
         shoved: frames to learn nothing from, see `libra_vla.data.lerobot.SHOVED`.
         stills: each frame tells where the square is, in metres, the hand being anywhere, and its
-            shadow, twice as far, but no circle. Proprioception is then the hand's pose.
+            shadow, twice as far, but no circle. Proprioception is then the hand's pose; how it sees
+            is told of the first camera alone.
         things: their names; a moon is there, in place of a circle.
         about: of stills, what "go left" and "go right" are about.
         moving: False for actions of 0.
@@ -61,7 +66,8 @@ def write_dataset(
         actions[:, :2] = places / 32.0 - 1.0
         actions[:, -1] = np.where(np.arange(length) < length // 2, -1.0, 1.0)
         columns = {DRAWN_EVERY: drawn_every, SHOVED: shoved}
-        asked = {ASKED: about[episode % 2]}
+        views = {cameras[0]: ABOVE.to_json()} if cameras else {}
+        asked = {ASKED: about[episode % 2], VIEWS: json.dumps(views)}
         drawn = Episode(0, 0, length, "", columns).drawn
         shown = drawn[np.searchsorted(drawn, np.arange(length), side="right") - 1]
         writer.add_episode(

@@ -19,6 +19,7 @@ from libra_vla.execution.protocol import Plan
 from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.simulation.benchmark import Benchmark, Places, Still, Task
 from libra_vla.simulation.events import Events, GoalEvents, Thing
+from libra_vla.views import View
 
 CONVENTION = ActionConvention(
     names=("x", "y", "gripper"),
@@ -253,6 +254,10 @@ def toy_asked(task: Task) -> tuple[str, ...]:
     return ("tray", "tray")
 
 
+def toy_views(env: ToyEnv) -> dict[str, View]:
+    return {"agentview": View(False, 1.0, (0.0, 0.0, 1.0), ((1, 0, 0), (0, -1, 0), (0, 0, -1)))}
+
+
 def toy_place_names() -> tuple[str, ...]:
     return ("ball", "cube", "tray")
 
@@ -279,4 +284,5 @@ TOY = Benchmark(
     place_names=toy_place_names,
     whereabouts=toy_whereabouts,
     asked=toy_asked,
+    views=toy_views,
 )

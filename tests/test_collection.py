@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import TOY, toy_tasks
+from fakes import TOY, make_toy, toy_tasks, toy_views
 
 from libra_vla import collection
 from libra_vla.collection import Attempt, CollectConfig, Demonstration, demonstrate
@@ -276,6 +276,8 @@ def test_stills_tell_where_things_are(tmp_path: Path):
     np.testing.assert_allclose(dataset.places[:, 1], [[0.1, 0.2, 0.3]] * 18)
     assert len(set(dataset.places[:, 2, 2])) > 1, "scenes are sampled"
     assert {episode.asked for episode in dataset.episodes} == {("tray", "tray")}
+    views = toy_views(make_toy(toy_tasks("toy")[0]))
+    assert all(episode.views == views for episode in dataset.episodes)
     assert len(np.unique(dataset.states, axis=0)) == 18, "the hand is elsewhere in each"
     assert not dataset.actions.any(), "nothing moves"
     again = replace(settings, out=tmp_path / "again", workers=1)
@@ -290,7 +292,7 @@ def test_demonstrations_tell_where_things_are_with_a_picture_or_without(tmp_path
     dataset = LeRobotDataset.open(tmp_path / "set")
     assert dataset.places is not None and dataset.actions.any()
     for episode in dataset.episodes:
-        assert episode.asked == ("tray", "tray")
+        assert episode.asked == ("tray", "tray") and set(episode.views) == {"agentview"}
         told = dataset.places[episode.start : episode.start + episode.length]
         assert not told[:, :2].any(), "neither a ball nor a cube is told of"
         steps = np.arange(episode.length)

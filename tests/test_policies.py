@@ -15,12 +15,21 @@ from libra_vla.execution.executor import Executor
 from libra_vla.execution.protocol import InpaintingPolicy, Policy
 from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies import LibraPolicy, checkpoints, load_policy
-from libra_vla.policies.backbones import WordEmbedding, make_backbone
+from libra_vla.policies.backbones import Reading, WordEmbedding, make_backbone
 from libra_vla.policies.batch import Batch, Moment
 from libra_vla.policies.layers import Tokens
 from libra_vla.policies.losses import Objective, displaced
 from libra_vla.policies.models import make_model
-from libra_vla.policies.places import KeyPoints, PlaceHead, Told, Truth, misjudged, place_loss
+from libra_vla.policies.places import (
+    KeyPoints,
+    PlaceHead,
+    Told,
+    Truth,
+    centres,
+    map_loss,
+    misjudged,
+    place_loss,
+)
 from libra_vla.policies.planner import SemanticPlanner
 from libra_vla.policies.policy import StateStatistics
 from libra_vla.policies.vision import SmallVision
@@ -531,6 +540,54 @@ def test_key_points_follow_what_they_look_for():
     assert known[0][0, 0, 3:11].argmax() == 3, "and what it looks like there"
 
 
+def test_what_is_asked_for_says_where_to_look():
+    head = KeyPoints(things=1, asked=1, cameras=1, channels=8, width=4, guided=True).eval()
+    features = torch.zeros(1, 1, 8, 16, 16)
+    features[0, 0, 3, 2, 13] = features[0, 0, 3, 12, 4] = 1.0  # two alike
+    torch.nn.init.zeros_(head.maps[0].weight)
+    head.maps[0].weight.data[0, 3] = 8.0
+    words, state = Tokens.dense(torch.zeros(1, 1, 4)), torch.zeros(1, 6)
+
+    def looked(reading: torch.Tensor) -> torch.Tensor:
+        maps = head(features, words, state, reading).maps
+        assert maps is not None and maps.shape == (1, 1, 1, 16, 16)
+        return maps[0, 0, 0]
+
+    anywhere = looked(torch.randn(1, 4))
+    assert anywhere[2, 13] == anywhere[12, 4], "it begins with looking anywhere"
+    last = head.expected[0].network[2]
+    torch.nn.init.normal_(last.weight)
+    one, other = torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0, 1.0]])
+    drawn_to = [maps[2, 13] - maps[12, 4] for maps in (looked(one), looked(other))]
+    assert drawn_to[0] != drawn_to[1], "what is asked for decides between two alike"
+
+
+def test_a_reading_is_of_words_and_not_of_what_fills_up():
+    torch.manual_seed(0)
+    reading = Reading(8).eval()
+    words = torch.randn(2, 5, 8)
+    short = Tokens(words, torch.arange(5).expand(2, 5) < 3)
+    torch.testing.assert_close(reading(short), reading(Tokens.dense(words[:, :3])))
+    assert not torch.allclose(reading(short)[0], reading(short)[1], atol=0.1)
+
+
+def test_maps_are_to_show_where_things_are():
+    rows, columns = torch.tensor([[[[0.2, -0.5], [torch.nan, torch.nan]]]]), 16
+    maps = torch.zeros(1, 1, 2, 12, columns, requires_grad=True)
+    optimiser = torch.optim.Adam([maps], lr=0.1)
+    for _ in range(300):
+        optimiser.zero_grad()
+        map_loss(maps, rows).backward()
+        optimiser.step()
+    assert not maps[0, 0, 1].any(), "what is in no picture is looked for nowhere"
+    weights = maps[0, 0, 0].flatten().softmax(dim=0).detach()
+    found = (weights[:, None] * centres(12, columns, device=maps.device)).sum(dim=0)
+    # From edge to edge the picture is as many cells wide, and their middles one less.
+    middles = found * torch.tensor([11 / 12, 15 / 16])
+    torch.testing.assert_close(middles, rows[0, 0, 0], atol=0.02, rtol=0.0)
+    assert map_loss(maps, torch.full_like(rows, torch.nan)) == 0.0
+
+
 def test_places_are_misjudged_by_less_near_the_hand():
     torch.manual_seed(0)
     near, far = (torch.full((4000, 1, 3), away) for away in (0.001, 0.3))
@@ -547,7 +604,8 @@ def test_what_is_asked_for_is_one_of_the_things():
 
 def test_only_what_is_there_is_to_be_told():
     places, asked = torch.rand(1, 3, 3), torch.tensor([[2, 2]])
-    truth = Truth(places, torch.tensor([[False, True, True]]), asked)
+    nowhere = torch.full((1, 1, 3, 2), torch.nan)
+    truth = Truth(places, torch.tensor([[False, True, True]]), asked, nowhere)
     sure = 100.0 * torch.eye(3)[None, [2, 2]]
     assert torch.equal(truth.of_asked, places[:, [2, 2]])
 
@@ -557,6 +615,12 @@ def test_only_what_is_there_is_to_be_told():
     assert loss(sure, 1.0, 0.0, 0.0) == pytest.approx(0.0, abs=1e-6)
     assert 0.0 < loss(sure, 0.0, 0.1, 0.0) < loss(sure, 0.0, 0.0, 0.1)
     assert loss(sure.roll(1, dims=-1), 0.0, 0.0, 0.0) == pytest.approx(100.0)
+    shown = dataclasses.replace(truth, pictured=torch.zeros(1, 1, 3, 2))
+    maps = torch.zeros(1, 1, 3, 4, 4)
+    unsure = place_loss(Told(places, sure, maps), shown)
+    maps[0, 0, 2, 1:3, 1:3] = 2.0
+    assert place_loss(Told(places, sure, maps), shown) < unsure
+    assert place_loss(Told(places, sure, maps), truth) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_some_plans_are_learned_from_places_alone_but_none_is_made_so():

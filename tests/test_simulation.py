@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from libra_vla.errors import LibraError
 from libra_vla.simulation import rendering
@@ -241,6 +242,40 @@ def test_stills_show_a_hand_anywhere_and_tell_where_things_are():
     assert (in_hand < 0.08).all() and np.ptp(in_hand) < 1e-3, "always held alike"
     pictures = [still.observation.images["wrist"] for still in taken]
     assert len({picture.tobytes() for picture in pictures}) == len(taken)
+    env.close()
+
+
+@pytest.mark.simulator
+def test_views_tell_where_in_the_pictures_a_place_is():
+    from libra_vla.policies.places import rotations
+    from libra_vla.simulation.libero.grasping import hand_rotation
+    from libra_vla.simulation.libero.reach import reach
+    from libra_vla.simulation.libero.scene import Scene
+    from libra_vla.views import Views
+
+    env = make_env("libero_goal", 8, image_size=128)
+    env.reset(seed=3)
+    scene, joints = Scene(env.robosuite_env), np.array(env.robosuite_env.sim.data.qpos)
+    bowl = scene.pose("akita_black_bowl_1")[0]
+    above = bowl + np.array([0.03, 0.02, 0.25])
+    posed = reach(env.robosuite_env, joints, above, hand_rotation(0.3))
+    assert posed is not None
+    env.pose(posed)
+    views, shown = env.views(), env.observe()
+    hand = shown.state[:3]
+    turned = rotations(torch.from_numpy(shown.state[None, 3:6]))[0].numpy()
+    told = Views.of([[views[camera] for camera in env.cameras]])
+    found = told.pictured(bowl[None, None], hand[None], turned[None])[0, :, 0]
+    gone = posed.copy()
+    gone[scene.free_joint("akita_black_bowl_1")][:3] = [0.0, 0.0, -5.0]
+    env.pose(gone)
+    without = env.observe()
+    for number, camera in enumerate(env.cameras):
+        changed = (shown.images[camera] != without.images[camera]).any(axis=2)
+        edges = [np.quantile(np.flatnonzero(changed.any(axis=a)), (0.0, 1.0)) for a in (1, 0)]
+        middle = np.mean(edges, axis=1) / 63.5 - 1.0
+        # It is told of the bowl's foot, and seen from above.
+        np.testing.assert_allclose(found[number], middle, atol=0.1, err_msg=camera)
     env.close()
 
 

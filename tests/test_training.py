@@ -419,6 +419,28 @@ def test_stills_teach_a_planner_where_things_are(stills: Path, tmp_path: Path):
     assert policy.model.plan(moment).isfinite().all()
 
 
+def test_pictures_teach_a_planner_where_to_look(stills: Path, tmp_path: Path):
+    options: dict[str, Any] = {"data": stills, "stills": stills, "preset": "small-places"}
+    options |= {"steps": 40, "batch_size": 4, "refiner_weight": 0.0, "ema": 0.5}
+    train(config(out=tmp_path / "run", **options))
+    policy, dataset = load_policy(tmp_path / "run"), LeRobotDataset.open(stills)
+    samples = StillSamples.of(policy, dataset, range(len(dataset.episodes)))
+    seen, truth = samples.batch(np.random.default_rng(0), 32, Augmentation())
+    assert truth.pictured.isnan()[:, 1].all(), "how the second camera sees is not known"
+    square = truth.pictured[:, 0, policy.config.planner.things.index("square")]
+    pixels = 64.0 * (square + 1.0) / 2.0
+    bright = [
+        (image.mean(dim=0) > 0.5).nonzero().double().mean(dim=0) for image in seen.images[:, 0]
+    ]
+    torch.testing.assert_close(torch.stack(bright).float() / 2.0, pixels, atol=1.0, rtol=0.0)
+    assert isinstance(policy.model, LibraModel)
+    maps = policy.model.planner.locate(seen.images, seen.state, seen.instructions).maps
+    assert maps is not None
+    looked = maps[:, 0, -1].flatten(1).argmax(dim=1)
+    cell = torch.stack([looked // 16, looked % 16], dim=1) * 4.0 + 2.0
+    assert (cell - pixels).norm(dim=1).median() < 4.0, "pixels of 64"
+
+
 def observation_of(path: Path, row: int) -> Observation:
     dataset = LeRobotDataset.open(path)
     images = {camera: dataset.frames(0, camera)[row] for camera in dataset.cameras}

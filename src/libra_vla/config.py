@@ -27,6 +27,8 @@ class BackboneConfig:
         kind: "small" trains from scratch; "internvl" is Hugging Face's native InternVL.
         width: token width W of the small backbone.
         modulated: whether the instruction modulates the small backbone's convolutions (FiLM).
+        attentive: whether the words that matter, picked by attention, say what it modulates them
+            for, and where a planner that tells places looks; or else the mean of all words.
         blocks: residual blocks of the small backbone.
         model: fields of the Hugging Face configuration ("internvl" only).
         tokenizer: folder or hub name of the tokenizer ("internvl" only).
@@ -36,6 +38,7 @@ class BackboneConfig:
     kind: BackboneKind = "small"
     width: int = 128
     modulated: bool = False
+    attentive: bool = False
     blocks: int = 1
     model: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = ""

@@ -1,5 +1,6 @@
 """One attempt at a demonstration, as a worker process makes it."""
 
+import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from libra_vla.collection.config import CollectConfig
 from libra_vla.collection.disturbance import Disturbance, draw_disturbance, draw_shoves
 from libra_vla.collection.fumble import fumble
 from libra_vla.collection.handover import drive
-from libra_vla.data.lerobot import ABSENT, ASKED, DRAWN_EVERY, SHOVED
+from libra_vla.data.lerobot import ABSENT, ASKED, DRAWN_EVERY, SHOVED, VIEWS
 from libra_vla.data.writer import Clip, encode
 from libra_vla.evaluation.policies import LoadPolicy, load_policy
 from libra_vla.simulation.benchmark import (
@@ -106,6 +107,7 @@ def demonstrate(attempt: Attempt) -> Demonstration:
         assert benchmark.whereabouts is not None and benchmark.asked is not None
         whereabouts = benchmark.whereabouts(env)
         extra[ASKED] = " ".join(benchmark.asked(attempt.task))
+        extra |= _views(benchmark, env)
     recording = record(
         env,
         expert,
@@ -138,6 +140,7 @@ def look_around(attempt: Attempt) -> Demonstration:
     env, rng = _prepare(attempt)
     env.reset(seed=int(rng.integers(2**31)), spread=config.spread)
     env.cameras = benchmark.cameras
+    views = _views(benchmark, env)
     stills = benchmark.stills(env, config.stills, rng)
     frames = {camera: [s.observation.images[camera] for s in stills] for camera in env.cameras}
     return Demonstration(
@@ -146,9 +149,17 @@ def look_around(attempt: Attempt) -> Demonstration:
         states=np.array([still.observation.state for still in stills]),
         actions=np.zeros((len(stills), benchmark.convention.size)),
         noise=0.0,
-        extra={ASKED: " ".join(stills[0].asked)} if stills else {},
+        extra={ASKED: " ".join(stills[0].asked)} | views if stills else {},
         places=_table(benchmark, [still.places for still in stills]),
     )
+
+
+def _views(benchmark: Benchmark, env: Environment) -> dict[str, str]:
+    """How the cameras see, as a column of the episode, where that is known."""
+    if benchmark.views is None:
+        return {}
+    views = benchmark.views(env)
+    return {VIEWS: json.dumps({camera: view.to_json() for camera, view in views.items()})}
 
 
 def _table(benchmark: Benchmark, told: Sequence[Places]) -> np.ndarray:

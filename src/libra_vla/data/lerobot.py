@@ -22,7 +22,8 @@ from PIL import Image
 from libra_vla.action_space import ActionConvention
 from libra_vla.data.video import read_video, require_whole
 from libra_vla.errors import LibraError
-from libra_vla.files import read_json
+from libra_vla.files import json_from_text, read_json
+from libra_vla.views import View
 
 VERSION = "v3.0"
 IMAGES = "observation.images."
@@ -35,6 +36,8 @@ ABSENT = (0.0, 0.0, 0.0)
 """Place of what a scene does not have, for a feature is as long in all of them."""
 ASKED = "asked"
 """Column of `meta/episodes`: names of the K places that the instruction is about, in order."""
+VIEWS = "views"
+"""Column of `meta/episodes`: how each camera saw, by name, as JSON (`View`); told with places."""
 EXTRAS = "meta/libra_vla.json"
 """What LeRobot has no place for: the action convention, and how the data were made."""
 DRAWN_EVERY = "drawn_every"
@@ -66,6 +69,14 @@ class Episode:
     def asked(self) -> tuple[str, ...]:
         """Where places are told, names of those that the instruction is about."""
         return tuple((self.place.get(ASKED) or "").split())
+
+    @property
+    def views(self) -> dict[str, View]:
+        """How its cameras saw, by name; of those of which it is told."""
+        told = json_from_text(
+            self.place.get(VIEWS) or "{}", where=f"column '{VIEWS}' of episode {self.index}"
+        )
+        return {camera: View.from_json(view) for camera, view in told.items()}
 
     @property
     def drawn_every(self) -> int:

@@ -3,7 +3,7 @@ paper)."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,10 @@ OFF = 0.006
 """Metres by which the places are off, on average, that a planner without pictures learns from."""
 DROPPED = 0.2
 """Share of what is seen that is left out in training, lest pictures are learned by heart."""
+BLOT = 0.75
+"""Standard deviation, in cells of a map, of what it is to show of a thing."""
+PICTURED = 0.2
+"""Weight of where in the pictures things are, beside of where they are."""
 UNSEEN = 0.5
 """Share of the training samples that are planned without pictures, from places alone: what holds
 in the scenes of demonstrations holds in others, too."""
@@ -35,10 +39,13 @@ class Told:
     Attributes:
         places: of all P things, metres from the hand along the world's axes, [B, P, 3].
         which: logits over them, of the K that the instruction is about, [B, K, P].
+        maps: logits of where in each camera's picture they are, if it looks for them there,
+            [B, C, P, h, w].
     """
 
     places: Tensor
     which: Tensor
+    maps: Tensor | None = None
 
     @property
     def asked(self) -> Tensor:
@@ -55,11 +62,14 @@ class Truth:
         places: metres from the hand, [B, P, 3]; anything for what is not there.
         present: which of them are, bool [B, P].
         asked: what the instruction is about, as indices of things, int64 [B, K].
+        pictured: where in each camera's picture they are, row and column from -1 to 1, NaN where
+            they are in none or nobody knows, [B, C, P, 2].
     """
 
     places: Tensor
     present: Tensor
     asked: Tensor
+    pictured: Tensor
 
     @property
     def of_asked(self) -> Tensor:
@@ -190,6 +200,33 @@ class PlaceHead(Places):
         return Tokens(context.values, torch.cat([images & seen, words], dim=1))
 
 
+class Expectation(nn.Module):
+    """Where in a camera's picture to look for each thing, by what is asked for and by the hand's
+    pose: a second-order polynomial of row and column, which is the logarithm of a Gaussian.
+
+    Convolutions see what a thing looks like, and of two alike not which is meant. It begins with
+    looking anywhere.
+    """
+
+    TERMS, STEEP = 5, 4.0
+
+    def __init__(self, things: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Linear(width + POSE, hidden), nn.SiLU(), nn.Linear(hidden, things * self.TERMS)
+        )
+        for parameter in self.network[2].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, asked: Tensor, pose: Tensor, grid: Tensor) -> Tensor:
+        """What is asked for [B, W], pose [B, 6] and rows and columns [h x w, 2] -> logits
+        [B, P, h x w]."""
+        y, x = grid.unbind(dim=1)
+        terms = torch.stack([y, x, y * y, x * x, y * x])
+        told = self.network(torch.cat([asked, pose], dim=1)).unflatten(1, (-1, self.TERMS))
+        return self.STEEP * told @ terms
+
+
 class KeyPoints(Places):
     """Looks for each thing in each camera's feature maps, and reads its place off where it was
     found and what is seen there.
@@ -198,6 +235,7 @@ class KeyPoints(Places):
         things, asked, width: as above.
         cameras: C.
         channels: C' of the feature maps.
+        guided: whether it is told by the instruction where to look, and about what.
         hidden: width of the networks in between.
     """
 
@@ -205,12 +243,23 @@ class KeyPoints(Places):
     """Numbers by which a thing is known to the networks, which all things share."""
 
     def __init__(
-        self, things: int, asked: int, cameras: int, channels: int, width: int, hidden: int = 128
+        self,
+        things: int,
+        asked: int,
+        cameras: int,
+        channels: int,
+        width: int,
+        *,
+        guided: bool = False,
+        hidden: int = 128,
     ) -> None:
         super().__init__(things, asked, width)
         self.maps = nn.ModuleList(nn.Conv2d(channels, things, 1) for _ in range(cameras))
         self.named = nn.Parameter(torch.randn(things, self.NAMED) * 0.5)
-        known = 3 + channels + self.NAMED + POSE
+        self.expected = nn.ModuleList(
+            Expectation(things, width, hidden) for _ in range(cameras if guided else 0)
+        )
+        known = 3 + channels + self.NAMED + POSE + (width if guided else 0)
         self.cameras = nn.ModuleList(
             nn.Sequential(
                 nn.Linear(known, hidden),
@@ -222,38 +271,52 @@ class KeyPoints(Places):
             for _ in range(cameras)
         )
 
-    def forward(self, features: Tensor, words: Tokens, state: Tensor) -> Told:
+    def forward(
+        self, features: Tensor, words: Tokens, state: Tensor, reading: Tensor | None = None
+    ) -> Told:
         """Where the things are.
 
         Args:
             features: maps of each camera [B, C, C', h, w].
             words: of the instruction [B, T, W].
             state: standardised proprioception [B, S]; see `POSE`.
+            reading: of a guided one, what is asked for [B, W].
         """
         with _in_float32(state.device):
             features, state = features.float(), state.float()
-            told = [
-                camera(self._found(maps, seen, state))
-                for maps, camera, seen in zip(
-                    self.maps, self.cameras, features.unbind(dim=1), strict=True
-                )
-            ]
+            guide = None if reading is None else reading.float()
+            told, maps = [], []
+            for number, seen in enumerate(features.unbind(dim=1)):
+                found, logits = self._found(number, seen, state[:, :POSE], guide)
+                told.append(self.cameras[number](found))
+                maps.append(logits.unflatten(-1, seen.shape[-2:]))
             asked = Tokens(words.values.float(), words.mask).mean()
-            return self.combined(torch.stack(told, dim=1).unflatten(-1, (2, 4)), asked, state)
+            of_all = self.combined(torch.stack(told, dim=1).unflatten(-1, (2, 4)), asked, state)
+            return replace(of_all, maps=torch.stack(maps, dim=1))
 
-    def _found(self, maps: nn.Module, seen: Tensor, state: Tensor) -> Tensor:
+    def _found(
+        self, camera: int, seen: Tensor, pose: Tensor, guide: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """What one camera knows of each thing: where it is in the picture, how clearly, and what
-        it looks like there, [B, P, ...]."""
-        height, width = seen.shape[-2:]
-        weights = maps(seen).flatten(2).softmax(dim=-1)  # [B, P, h x w]
-        rows = torch.linspace(-1.0, 1.0, height, device=seen.device)
-        columns = torch.linspace(-1.0, 1.0, width, device=seen.device)
-        grid = torch.stack([rows.repeat_interleave(width), columns.repeat(height)], dim=1)
+        it looks like there, [B, P, ...]; and the logits of where it is, [B, P, h x w]."""
+        grid = centres(*seen.shape[-2:], device=seen.device)
+        logits = self.maps[camera](seen).flatten(2)
+        if guide is not None:
+            logits = logits + self.expected[camera](guide, pose, grid)
+        weights = logits.softmax(dim=-1)  # [B, P, h x w]
         looks = weights @ seen.flatten(2).transpose(1, 2)
         clear = weights.square().sum(dim=-1, keepdim=True)
         named = self.named.expand(len(seen), -1, -1)
-        pose = state[:, None, :POSE].expand(-1, self.things, -1)
-        return torch.cat([weights @ grid, clear, looks, named, pose], dim=-1)
+        told = [pose] if guide is None else [pose, guide]
+        every = torch.cat(told, dim=1)[:, None].expand(-1, self.things, -1)
+        return torch.cat([weights @ grid, clear, looks, named, every], dim=-1), logits
+
+
+def centres(height: int, width: int, *, device: torch.device) -> Tensor:
+    """Rows and columns of a map's cells, from -1 at the first to 1 at the last, [h x w, 2]."""
+    rows = torch.linspace(-1.0, 1.0, height, device=device)
+    columns = torch.linspace(-1.0, 1.0, width, device=device)
+    return torch.stack([rows.repeat_interleave(width), columns.repeat(height)], dim=1)
 
 
 def misjudged(places: Tensor) -> Tensor:
@@ -283,11 +346,44 @@ def rotations(turns: Tensor) -> Tensor:
 
 
 def place_loss(told: Told, truth: Truth) -> Tensor:
-    """Mean error of places, squared where it is small and absolute where it is large, of what is
-    asked for as much as of all that is there; and the cross-entropy of what that is."""
+    """Mean error of places, squared where it is small and absolute where it is large, and where it
+    is known the cross-entropy of where in the pictures they are, of what is asked for as much as of
+    all that is there; and the cross-entropy of what that is."""
     wrong = F.smooth_l1_loss(
         told.places / UNIT, truth.places / UNIT, beta=EXACT, reduction="none"
     ).mean(dim=-1)
     asked = wrong.take_along_dim(truth.asked, dim=1).mean()
     which = F.cross_entropy(told.which.flatten(0, 1), truth.asked.flatten())
-    return asked + wrong[truth.present].mean() + which
+    loss = asked + wrong[truth.present].mean() + which
+    if told.maps is None:
+        return loss
+    everything = map_loss(told.maps, truth.pictured)
+    meant = truth.asked[:, None, :, None]
+    asked = map_loss(
+        told.maps.take_along_dim(meant[..., None], dim=2),
+        truth.pictured.take_along_dim(meant, dim=2),
+    )
+    return loss + PICTURED * (everything + asked)
+
+
+def map_loss(maps: Tensor, pictured: Tensor) -> Tensor:
+    """Mean cross-entropy of where in the pictures things are, over those that are in one.
+
+    The target is a blot about the true place, whose mean is that place to a fraction of a cell.
+
+    Args:
+        maps: logits [B, C, P, h, w].
+        pictured: rows and columns [B, C, P, 2]; see `Truth`.
+    """
+    there = pictured.isfinite().all(dim=-1)
+    if not there.any():
+        return maps.new_zeros(())
+    height, width = maps.shape[-2:]
+    blots = []
+    for size, place in zip((height, width), pictured[there].unbind(dim=-1), strict=True):
+        # A cell of n covers 2 / n of the picture from edge to edge.
+        cells = (2.0 * torch.arange(size, device=maps.device) + 1.0) / size - 1.0
+        off = (cells - place[:, None]) * size / (2.0 * BLOT)
+        blots.append((-0.5 * off.square()).softmax(dim=1))
+    target = (blots[0][:, :, None] * blots[1][:, None]).flatten(1)
+    return -(target * maps[there].flatten(1).log_softmax(dim=1)).sum(dim=1).mean()

@@ -140,7 +140,9 @@ class SemanticPlanner(nn.Module):
         if isinstance(self.places, KeyPoints):
             assert isinstance(self.backbone, SmallBackbone)
             words = self.backbone.words(instructions)
-            return self.places(self.backbone.features(images, words), words, state)
+            reading = self.backbone.reading
+            guide = None if reading is None else reading(words)
+            return self.places(self.backbone.features(images, words), words, state, guide)
         assert self.places is not None, "this planner tells no places"
         return self.places(self.backbone(images, instructions), state)
 
@@ -157,7 +159,14 @@ def _place_head(backbone: Backbone, config: PlannerConfig, state_size: int) -> P
         )
     vision, things = backbone.vision, len(config.things)
     if not config.sees:
-        return KeyPoints(things, config.asked, vision.cameras, vision.channels, backbone.width)
+        return KeyPoints(
+            things,
+            config.asked,
+            vision.cameras,
+            vision.channels,
+            backbone.width,
+            guided=backbone.reading is not None,
+        )
     return PlaceHead(
         things,
         config.asked,

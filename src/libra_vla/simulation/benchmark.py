@@ -15,6 +15,7 @@ from libra_vla.action_space import ActionConvention
 from libra_vla.errors import LibraError, unknown
 from libra_vla.observation import Observation
 from libra_vla.simulation.events import Events
+from libra_vla.views import View
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class Benchmark:
         place_names: () -> names of all places that such pictures tell.
         whereabouts: (environment, just reset) -> a look at where its things are at any moment.
         asked: task -> names of the places that it is about; see `Still`.
+        views: environment, just reset -> how its cameras see, by name.
     """
 
     name: str
@@ -182,6 +184,7 @@ class Benchmark:
     place_names: Callable[[], tuple[str, ...]] = tuple
     whereabouts: Callable[[Any], Callable[[], Places]] | None = None
     asked: Callable[[Task], tuple[str, ...]] | None = None
+    views: Callable[[Any], Mapping[str, View]] | None = None
 
     def choose(self, suite: str, text: str | None = None) -> list[Task]:
         """Returns the tasks that `text` names, in the suite's order; all of them for None.

@@ -40,6 +40,7 @@ LIBERO = Benchmark(
     place_names=place_names,
     whereabouts=whereabouts,
     asked=asked_by,
+    views=LiberoEnv.views,
 )
 
 METAWORLD = Benchmark(

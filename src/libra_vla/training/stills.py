@@ -9,9 +9,10 @@ import torch
 from libra_vla.data.lerobot import ABSENT, PLACES, LeRobotDataset
 from libra_vla.errors import LibraError
 from libra_vla.policies.batch import Moment
-from libra_vla.policies.places import Truth
+from libra_vla.policies.places import POSE, Truth, rotations
 from libra_vla.policies.policy import LibraPolicy
 from libra_vla.training.samples import Augmentation, Samples
+from libra_vla.views import Views
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,18 @@ class StillSamples:
             float32 [T, P, 3].
         present: which things are there, bool [T, P].
         asked: what each row's instruction is about, as indices of things, int64 [T, K].
+        hand: where it is and how it is turned, m and an axis times an angle, float32 [T, 6].
+        views: of each episode's cameras.
+        episode: which one a row is of, int64 [T].
     """
 
     samples: Samples
     places: np.ndarray
     present: np.ndarray
     asked: np.ndarray
+    hand: np.ndarray
+    views: Views
+    episode: np.ndarray
 
     @classmethod
     def of(
@@ -47,14 +54,18 @@ class StillSamples:
                 "stills of the same benchmark, or train with them first"
             )
         places = _told(dataset)[:, [dataset.place_names.index(name) for name in things]]
-        hand = dataset.states[:, None, :3]
+        hand = dataset.states[:, :POSE]
         asked = [[things.index(name) for name in episode.asked] for episode in dataset.episodes]
+        cameras = policy.observation_spec.cameras
         lengths = [episode.length for episode in dataset.episodes]
         return cls(
             Samples.of(policy, dataset, episodes),
-            places - hand,
+            places - hand[:, None, :3],
             (places != ABSENT).any(axis=2),
             np.repeat(np.array(asked), lengths, axis=0),
+            hand,
+            Views.of([[e.views.get(camera) for camera in cameras] for e in dataset.episodes]),
+            np.repeat(np.arange(len(lengths)), lengths),
         )
 
     def batch(
@@ -70,10 +81,16 @@ class StillSamples:
         return self.samples.moment(rows, words, augmentation, rng), self.truth(rows)
 
     def truth(self, rows: np.ndarray) -> Truth:
-        """Where the things are in some rows."""
-        return Truth(
-            *(torch.from_numpy(of[rows]) for of in (self.places, self.present, self.asked))
+        """Where the things are in some rows, and in the pictures of them."""
+        places, present, hand = self.places[rows], self.present[rows], self.hand[rows]
+        pictured = self.views[self.episode[rows]].pictured(
+            places + hand[:, None, :3],
+            hand[:, :3],
+            rotations(torch.from_numpy(hand[:, 3:])).numpy(),
         )
+        pictured[~np.broadcast_to(present[:, None], pictured.shape[:3])] = np.nan
+        told = (places, present, self.asked[rows], pictured)
+        return Truth(*map(torch.from_numpy, told))
 
 
 def things_of(dataset: LeRobotDataset) -> tuple[tuple[str, ...], int]:

@@ -22,6 +22,7 @@ from libra_vla.simulation.libero.control import ArmControl
 from libra_vla.simulation.libero.renderer import Renderer
 from libra_vla.simulation.libero.suites import SETTLE_STEPS, bddl_file
 from libra_vla.simulation.rendering import choose_backend
+from libra_vla.views import View
 
 LIBERO_CONVENTION = ActionConvention(
     names=("dx", "dy", "dz", "drx", "dry", "drz", "gripper"),
@@ -311,6 +312,24 @@ class LiberoEnv:
             for camera in self.cameras:
                 images[camera] = self._renderer.render(scene, CAMERAS[camera], self.image_size)
         return Observation(images, self._state.copy(), self.task.instruction, self.steps_taken)
+
+    def views(self) -> dict[str, View]:
+        """How the cameras see at present, by name; where the end effector is, is the hand."""
+        data, model = self._pose(self._drawn), self.robosuite_env.sim.model
+        robot = self.robosuite_env.robots[0]
+        hand = data.site_xpos[robot.eef_site_id]
+        turned = data.xmat[model.body_name2id(robot.robot_model.eef_name)].reshape(3, 3)
+        seen = {}
+        for name, camera in CAMERAS.items():
+            number = model.camera_name2id(camera)
+            # MuJoCo's cameras look along -z, y is up, and pictures are turned by 180 degrees.
+            axes = -data.cam_xmat[number].reshape(3, 3).T
+            at, on_hand = data.cam_xpos[number], name == "wrist"
+            if on_hand:
+                at, axes = (at - hand) @ turned, axes @ turned
+            fov = float(np.radians(model.cam_fovy[number]))
+            seen[name] = View(on_hand, fov, tuple(at.tolist()), tuple(map(tuple, axes.tolist())))
+        return seen
 
     def _pose(self, joints: np.ndarray) -> Any:
         """Returns simulation data whose bodies, cameras and lights follow from `joints`."""
