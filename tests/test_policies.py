@@ -28,11 +28,13 @@ from libra_vla.policies.places import (
     centres,
     map_loss,
     misjudged,
+    misplaced,
     place_loss,
 )
 from libra_vla.policies.planner import SemanticPlanner
 from libra_vla.policies.policy import StateStatistics
 from libra_vla.policies.vision import SmallVision
+from libra_vla.training.building import with_places
 
 CONVENTION = ActionConvention(
     names=("x", "y", "gripper"), units=("m", "m", "1"), representation="d", rate_hz=20.0, gripper=2
@@ -269,8 +271,11 @@ OTHERS = [n for n in preset_names() if "-" in n and not n.startswith("paper-tiny
 @pytest.mark.parametrize("name", OTHERS)
 def test_ablations_and_baselines_have_equal_parameters(name: str):
     def count(preset: str) -> int:
+        config = load_preset(preset)
+        if not config.planner.sees:  # as many places as LIBERO's stills tell
+            config = with_places(config, (tuple(f"thing-{n}" for n in range(57)), 4))
         with torch.device("meta"):
-            model = make_model(load_preset(preset), bins=(11,) * 6 + (2,), cameras=2, state_size=8)
+            model = make_model(config, bins=(11,) * 6 + (2,), cameras=2, state_size=8)
         return sum(p.numel() for p in model.parameters())
 
     twin = name.removesuffix("-monolithic")
@@ -621,6 +626,30 @@ def test_only_what_is_there_is_to_be_told():
     maps[0, 0, 2, 1:3, 1:3] = 2.0
     assert place_loss(Told(places, sure, maps), shown) < unsure
     assert place_loss(Told(places, sure, maps), truth) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_every_vote_is_judged_by_itself():
+    """Two cameras, one thing, both votes of each camera off to different sides."""
+    votes = torch.tensor([[[[0.1, 0, 0], [-0.1, 0, 0], [0.1, 0, 0], [-0.1, 0, 0]]]])
+    sure = torch.full((1, 1, 4), 0.25)
+    told = Told(votes.mean(dim=2), torch.zeros(1, 1, 1), votes=votes, sure=sure)
+    truth = Truth(
+        torch.zeros(1, 1, 3),
+        torch.ones(1, 1, dtype=torch.bool),
+        torch.zeros(1, 1, dtype=torch.int64),
+        torch.full((1, 2, 1, 2), torch.nan),
+    )
+    assert told.places.abs().max() == 0.0, "their mean is right"
+    wrong = misplaced(told, truth)
+    assert wrong.item() > 0.1
+    certain = torch.tensor([[[1.0, 0.0, 0.0, 0.0]]])
+    right = torch.tensor([[[[0.0, 0, 0], [-0.1, 0, 0], [0.1, 0, 0], [-0.1, 0, 0]]]])
+    one = dataclasses.replace(told, votes=right, sure=certain)
+    assert misplaced(one, truth).item() == 0.0
+    in_sight = truth.pictured.clone()
+    in_sight[:, 1] = 0.0
+    seen = dataclasses.replace(truth, pictured=in_sight)
+    assert 0.0 < misplaced(one, seen).item() < 0.2 * wrong.item(), "the second camera's are heard"
 
 
 def test_some_plans_are_learned_from_places_alone_but_none_is_made_so():

@@ -27,6 +27,8 @@ BLOT = 0.75
 """Standard deviation, in cells of a map, of what it is to show of a thing."""
 PICTURED = 0.2
 """Weight of where in the pictures things are, beside of where they are."""
+HEARD = 0.05
+"""How sure a vote is taken to be at least where its camera has the thing in the picture."""
 UNSEEN = 0.5
 """Share of the training samples that are planned without pictures, from places alone: what holds
 in the scenes of demonstrations holds in others, too."""
@@ -41,11 +43,15 @@ class Told:
         which: logits over them, of the K that the instruction is about, [B, K, P].
         maps: logits of where in each camera's picture they are, if it looks for them there,
             [B, C, P, h, w].
+        votes: of each camera in both frames, of which `places` are the mean, [B, P, C x 2, 3].
+        sure: weights of that mean, [B, P, C x 2].
     """
 
     places: Tensor
     which: Tensor
     maps: Tensor | None = None
+    votes: Tensor | None = None
+    sure: Tensor | None = None
 
     @property
     def asked(self) -> Tensor:
@@ -124,9 +130,9 @@ class Places(nn.Module):
         from_hand = world - pose[:, None, None, :3] / UNIT
         turned = torch.einsum("bij,bckj->bcki", rotations(pose[:, 3:]), seen)
         sure = told[..., 3].permute(0, 2, 1, 3).flatten(2).softmax(dim=-1)  # [B, P, C x 2]
-        every = torch.stack([from_hand, turned], dim=3).transpose(1, 2).flatten(2, 3)
+        every = UNIT * torch.stack([from_hand, turned], dim=3).transpose(1, 2).flatten(2, 3)
         which = self.about(asked).unflatten(-1, (self.asked, self.things))
-        return Told((sure[..., None] * every).sum(dim=2) * UNIT, which)
+        return Told((sure[..., None] * every).sum(dim=2), which, votes=every, sure=sure)
 
     def tokens(self, places: Tensor) -> Tokens:
         """Places [B, K, 3] (m) as tokens [B, K, W]."""
@@ -349,9 +355,7 @@ def place_loss(told: Told, truth: Truth) -> Tensor:
     """Mean error of places, squared where it is small and absolute where it is large, and where it
     is known the cross-entropy of where in the pictures they are, of what is asked for as much as of
     all that is there; and the cross-entropy of what that is."""
-    wrong = F.smooth_l1_loss(
-        told.places / UNIT, truth.places / UNIT, beta=EXACT, reduction="none"
-    ).mean(dim=-1)
+    wrong = misplaced(told, truth)
     asked = wrong.take_along_dim(truth.asked, dim=1).mean()
     which = F.cross_entropy(told.which.flatten(0, 1), truth.asked.flatten())
     loss = asked + wrong[truth.present].mean() + which
@@ -364,6 +368,24 @@ def place_loss(told: Told, truth: Truth) -> Tensor:
         truth.pictured.take_along_dim(meant, dim=2),
     )
     return loss + PICTURED * (everything + asked)
+
+
+def misplaced(told: Told, truth: Truth) -> Tensor:
+    """Error of each place [B, P], squared where it is small and absolute where it is large.
+
+    Every vote is judged by itself, as far as it is sure, and a little more where its camera has the
+    thing in the picture: that their mean is right would leave each of them wrong.
+    """
+    told_so = told.places[:, :, None] if told.votes is None else told.votes
+    off = F.smooth_l1_loss(
+        told_so / UNIT, (truth.places / UNIT)[:, :, None].expand_as(told_so),
+        beta=EXACT, reduction="none",
+    ).mean(dim=-1)  # fmt: skip
+    if told.sure is None:
+        return off[..., 0]
+    in_sight = truth.pictured.isfinite().all(dim=-1).transpose(1, 2)  # [B, P, C]
+    heard = told.sure + HEARD * in_sight.repeat_interleave(2, dim=-1)
+    return (heard * off).sum(dim=-1)
 
 
 def map_loss(maps: Tensor, pictured: Tensor) -> Tensor:
