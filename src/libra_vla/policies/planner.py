@@ -142,7 +142,7 @@ class SemanticPlanner(nn.Module):
             words = self.backbone.words(instructions)
             reading = self.backbone.reading
             guide = None if reading is None else reading(words)
-            return self.places(self.backbone.features(images, words), words, state, guide)
+            return self.places(self.backbone.features(images, words), words, state, reading=guide)
         assert self.places is not None, "this planner tells no places"
         return self.places(self.backbone(images, instructions), state)
 
