@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from libra_vla.cli.summaries import data_info
 from libra_vla.data import frames as frames_module
 from libra_vla.data.frames import FrameStore
 from libra_vla.data.info import contact_sheet, describe
@@ -113,6 +114,11 @@ def test_a_description_counts(tmp_path: Path):
     assert found["cameras"] == {"agentview": [64, 64], "wrist": [64, 64]}
     assert found["actions"]["gripper"]["histogram"] == [30, *[0] * 8, 30]
     assert found["convention"]["names"] == ("x", "y", "gripper")
+    assert (found["places"], found["views"]) == ([], [])
+    told = describe(write_dataset(tmp_path / "stills", stills=True))
+    assert (told["places"], told["views"]) == (["circle", "shadow", "square"], ["agentview"])
+    line = "told: where things are, of 3 that there may be, and where in the pictures of agentview"
+    assert line in data_info(told).splitlines()
 
 
 def test_others_datasets_are_described_too():

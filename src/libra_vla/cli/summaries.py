@@ -150,13 +150,15 @@ def data_info(described: Mapping[str, Any]) -> str:
     cameras = (f"{name} {w} x {h}" for name, (h, w) in described["cameras"].items())
     actions, places = described["actions"], len(described["places"])
     width = max(map(len, actions))
+    views = ", ".join(described["views"])
+    pictures = f", and where in the pictures of {views}" if views else ""
     lines = [
         f"{described['episodes']} episodes, {described['frames']:,} frames at "
         f"{described['fps']:g} Hz; {length['min']} to {length['max']} frames each, "
         f"{length['median']:g} in the middle",
         f"cameras: {', '.join(cameras) or 'none'}",
         f"state: {described['state_size']} numbers",
-        *([f"told: where things are, of {places} that there may be"] if places else []),
+        *([f"told: where things are, of {places} that there may be{pictures}"] if places else []),
         "instructions: episodes, and how often the motion turns back in each, where most",
         *(
             f"{count:>6}  {r['per_episode']:5.1f} {r['dimension']:<{width}}  {text}"

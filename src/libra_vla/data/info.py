@@ -47,6 +47,7 @@ def describe(path: Path | str, *, bins: int = 10) -> dict[str, Any]:
         "cameras": {camera: list(shape) for camera, shape in dataset.camera_shapes.items()},
         "state_size": dataset.states.shape[1],
         "places": list(dataset.place_names),
+        "views": sorted(set.intersection(*(set(e.views) for e in dataset.episodes))),
         "instructions": dict(instructions.most_common()),
         "turns": _turns_by_instruction(dataset, convention),
         "length": _spread(lengths),
