@@ -18,7 +18,7 @@ class View:
 
     Attributes:
         on_hand: whether `at` and `axes` are told in the hand's frame, with which the camera moves,
-            or else in the world's.
+            or else in the world's; the state's first six numbers say where the hand is.
         fov: angle between the picture's upper and lower edge, rad.
         at: where the camera is, metres [3].
         axes: unit vectors along which the picture's columns and rows count up, and the one into the

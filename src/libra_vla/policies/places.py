@@ -361,13 +361,12 @@ def place_loss(told: Told, truth: Truth) -> Tensor:
     loss = asked + wrong[truth.present].mean() + which
     if told.maps is None:
         return loss
-    everything = map_loss(told.maps, truth.pictured)
     meant = truth.asked[:, None, :, None]
-    asked = map_loss(
+    looked = map_loss(told.maps, truth.pictured) + map_loss(
         told.maps.take_along_dim(meant[..., None], dim=2),
         truth.pictured.take_along_dim(meant, dim=2),
     )
-    return loss + PICTURED * (everything + asked)
+    return loss + PICTURED * looked
 
 
 def misplaced(told: Told, truth: Truth) -> Tensor:

@@ -322,7 +322,8 @@ class LiberoEnv:
         seen = {}
         for name, camera in CAMERAS.items():
             number = model.camera_name2id(camera)
-            # MuJoCo's cameras look along -z, y is up, and pictures are turned by 180 degrees.
+            # A camera looks along -z; its rows count along y and its columns along x, until the
+            # picture is turned by 180 degrees.
             axes = -data.cam_xmat[number].reshape(3, 3).T
             at, on_hand = data.cam_xpos[number], name == "wrist"
             if on_hand:
