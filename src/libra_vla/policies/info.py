@@ -4,6 +4,7 @@ The network is built on PyTorch's meta device (shapes without numbers), so that 
 billion parameters are counted in seconds on any machine.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from libra_vla.policies.policy import LibraPolicy
 INSTRUCTION = "put the bowl on the plate"
 """Language of typical length; FLOPs depend on it a little."""
 LIBERO_DIMENSIONS, LIBERO_STATE, LIBERO_CAMERAS = 7, 8, 2
+LIBERO_THINGS, LIBERO_ASKED = 57, 4
+"""What the stills of the four suites tell places of, and of how many an instruction is."""
 BYTES = {"fp32": 4, "bf16": 2}
 OPENED = ("planner", "planner.backbone", "planner.backbone.vlm", "refiner", "backbone")
 """Modules that are listed part by part."""
 
 
 def describe_preset(name: str) -> dict[str, Any]:
-    """Counts a preset as it would be trained on LIBERO (7 action dimensions, 2 cameras).
+    """Counts a preset as it would be trained on LIBERO (7 action dimensions, 2 cameras; the places
+    of its stills, where it plans by places).
 
     Raises:
         LibraError: unknown preset.
@@ -34,6 +38,9 @@ def describe_preset(name: str) -> dict[str, Any]:
     bins = [config.granularity] * LIBERO_DIMENSIONS
     if config.gripper_bins is not None:
         bins[-1] = config.gripper_bins
+    if not config.planner.sees:
+        things = tuple(f"thing {number}" for number in range(LIBERO_THINGS))
+        config = replace(config, planner=replace(config.planner, things=things, asked=LIBERO_ASKED))
     return _describe(config, tuple(bins), LIBERO_CAMERAS, LIBERO_STATE)
 
 
