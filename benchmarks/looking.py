@@ -26,7 +26,7 @@ SIDE, RING = 192, 7
 
 @torch.no_grad()
 def looking(policy: LibraPolicy, stills: StillSamples, rows: np.ndarray) -> Image.Image:
-    """One column for each row.
+    """One column for each of `rows`, int64 [N].
 
     Raises:
         LibraError: the policy does not look for things in pictures.
@@ -64,10 +64,8 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=6)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    policy, dataset = (
-        LibraPolicy.from_pretrained(arguments.policy),
-        LeRobotDataset.open(arguments.stills),
-    )
+    policy = LibraPolicy.from_pretrained(arguments.policy)
+    dataset = LeRobotDataset.open(arguments.stills)
     stills = StillSamples.of(policy, dataset, range(len(dataset.episodes)))
     rows = stills.samples.rows
     chosen = rows[np.linspace(0, len(rows) - 1, arguments.columns).astype(int)]

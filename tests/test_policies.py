@@ -17,9 +17,9 @@ from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies import LibraPolicy, checkpoints, load_policy
 from libra_vla.policies.backbones import Reading, WordEmbedding, make_backbone
 from libra_vla.policies.batch import Batch, Moment
+from libra_vla.policies.info import describe_preset
 from libra_vla.policies.layers import Tokens
 from libra_vla.policies.losses import Objective, displaced
-from libra_vla.policies.models import make_model
 from libra_vla.policies.places import (
     KeyPoints,
     PlaceHead,
@@ -34,7 +34,6 @@ from libra_vla.policies.places import (
 from libra_vla.policies.planner import SemanticPlanner
 from libra_vla.policies.policy import StateStatistics
 from libra_vla.policies.vision import SmallVision
-from libra_vla.training.building import with_places
 
 CONVENTION = ActionConvention(
     names=("x", "y", "gripper"), units=("m", "m", "1"), representation="d", rate_hz=20.0, gripper=2
@@ -271,12 +270,7 @@ OTHERS = [n for n in preset_names() if "-" in n and not n.startswith("paper-tiny
 @pytest.mark.parametrize("name", OTHERS)
 def test_ablations_and_baselines_have_equal_parameters(name: str):
     def count(preset: str) -> int:
-        config = load_preset(preset)
-        if not config.planner.sees:  # as many places as LIBERO's stills tell
-            config = with_places(config, (tuple(f"thing-{n}" for n in range(57)), 4))
-        with torch.device("meta"):
-            model = make_model(config, bins=(11,) * 6 + (2,), cameras=2, state_size=8)
-        return sum(p.numel() for p in model.parameters())
+        return describe_preset(preset)["parameters"]["total"]
 
     twin = name.removesuffix("-monolithic")
     dual = count(twin if twin in OTHERS else name.partition("-")[0])

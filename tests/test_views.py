@@ -53,6 +53,8 @@ def test_a_view_is_told_and_read():
     told = json.loads(json.dumps(DOWN.to_json()))
     assert View.from_json(told) == View.from_json(View.from_json(told).to_json())
     np.testing.assert_allclose(pictured(View.from_json(told), (0.5, 0.0, 0.0)), [0.0, 0.5])
-    for broken in ({}, told | {"at": [0.0, 1.0]}, told | {"axes": "none"}, told | {"fov": None}):
+    nan = told | {"at": [0.0, np.nan, 1.0]}
+    others = ({"at": [0.0, 1.0]}, {"axes": "none"}, {"fov": None}, {"fov": np.inf})
+    for broken in ({}, nan, *(told | other for other in others)):
         with pytest.raises(LibraError, match="a camera's view is not as expected"):
             View.from_json(broken)

@@ -31,15 +31,22 @@ class View:
     axes: tuple[tuple[float, ...], ...]
 
     def to_json(self) -> dict[str, Any]:
+        """Plain numbers and lists, by the names of the attributes."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "View":
-        """Raises LibraError for what is no view."""
+        """Reads what `to_json` told.
+
+        Raises:
+            LibraError: something is missing, of another shape, or no finite number.
+        """
         try:
             at, axes = np.array(data["at"], float), np.array(data["axes"], float)
             if at.shape != (3,) or axes.shape != (3, 3):
                 raise ValueError(f"at {list(at.shape)}, axes {list(axes.shape)}")
+            if not np.isfinite([*at, *axes.flat, data["fov"]]).all():
+                raise ValueError("NaN or infinity")
             return cls(
                 bool(data["on_hand"]),
                 float(data["fov"]),
@@ -71,7 +78,7 @@ class Views:
 
     @classmethod
     def of(cls, views: list[list[View | None]]) -> "Views":
-        """Of each sample and camera."""
+        """Of each sample and camera, [B][C]; None for what is not known."""
         unknown = View(False, np.nan, (0.0,) * 3, ((0.0,) * 3,) * 3)
         known = [[view or unknown for view in row] for row in views]
 
@@ -82,6 +89,7 @@ class Views:
         return cls(gathered("on_hand"), focus, gathered("at"), gathered("axes"))
 
     def __getitem__(self, rows: np.ndarray) -> "Views":
+        """Those of some samples, int64 [N]."""
         return Views(self.on_hand[rows], self.focus[rows], self.at[rows], self.axes[rows])
 
     def pictured(self, places: np.ndarray, hand: np.ndarray, turned: np.ndarray) -> np.ndarray:

@@ -88,6 +88,7 @@ class Reading(nn.Module):
     """
 
     PICKS = 4
+    """How many means of the words it takes, each with weights of its own."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

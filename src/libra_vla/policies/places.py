@@ -212,9 +212,15 @@ class Expectation(nn.Module):
 
     Convolutions see what a thing looks like, and of two alike not which is meant. It begins with
     looking anywhere.
+
+    Args:
+        things: P.
+        width: W of what is asked for.
+        hidden: width of the network in between.
     """
 
     TERMS, STEEP = 5, 4.0
+    """Coefficients for each thing, and how many times as steep as the network tells them."""
 
     def __init__(self, things: int, width: int, hidden: int) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ class StillSamples:
         places = _told(dataset)[:, [dataset.place_names.index(name) for name in things]]
         hand = dataset.states[:, :POSE]
         asked = [[things.index(name) for name in episode.asked] for episode in dataset.episodes]
-        cameras = policy.observation_spec.cameras
+        cameras, told = policy.observation_spec.cameras, [e.views for e in dataset.episodes]
         lengths = [episode.length for episode in dataset.episodes]
         return cls(
             Samples.of(policy, dataset, episodes),
@@ -64,7 +64,7 @@ class StillSamples:
             (places != ABSENT).any(axis=2),
             np.repeat(np.array(asked), lengths, axis=0),
             hand,
-            Views.of([[e.views.get(camera) for camera in cameras] for e in dataset.episodes]),
+            Views.of([[views.get(camera) for camera in cameras] for views in told]),
             np.repeat(np.arange(len(lengths)), lengths),
         )
 
