@@ -109,6 +109,17 @@ def test_a_small_error_gives_a_proportional_action():
     np.testing.assert_allclose(action, [1.4 * 0.2, 0, 0, 0, 0, 0, -1.0])
 
 
+def test_what_lies_partly_under_a_lid_comes_out_the_shortest_way():
+    mine = box((0.0, 0.0, 1.0), (0.1, 0.1, 0.05))
+    assert motion.from_under(mine, box((0.3, 0.0, 1.05), (0.1, 0.1, 0.01)))[1] == 0.0, "beside it"
+    lid = box((-0.1, 0.0, 1.04), (0.14, 0.3, 0.01))  # reaches 2 cm over its edge, 1 cm above it
+    rise, aside = motion.from_under(mine, lid)
+    assert aside == pytest.approx(0.02 + motion.BESIDE, abs=0.006)
+    assert rise[0] > 2.0 and rise[1] == 0.0 and rise[2] == 1.0
+    wall = box((0.048, 0.0, 1.0), (0.001, 0.3, 0.2))  # against its side, and higher
+    assert motion.from_under(mine, wall)[1] == 0.0
+
+
 def test_what_is_too_low_may_rise_aside():
     aside = motion.lean(np.array([-1.0, 0.0, 0.0]), 0.4) @ motion.UP
     low = motion.steer(np.array([0.3, 0.0, 0.0]), height=0.1, rise=aside)
@@ -417,6 +428,37 @@ def test_what_is_put_on_the_stove_is_not_pressed_into_it():
     env.close()
     assert expert.succeeded
     assert pressed <= 3
+
+
+@pytest.mark.simulator
+def test_a_bowl_under_a_cabinets_lid_is_out_at_the_first_grasp():
+    """Lifted straight up its rim caught the lid, and it slipped out of the fingers."""
+    env, expert = begun("libero_spatial", 4)
+    phases = [expert.phase]
+    while not expert.done and env.steps_taken < env.task.step_budget:
+        env.step(expert.act())
+        if expert.phase != phases[-1]:
+            phases.append(expert.phase)
+    env.close()
+    assert expert.succeeded
+    assert phases.count("close") == 1
+
+
+@pytest.mark.simulator
+def test_a_hand_that_slips_off_a_drawer_takes_hold_of_it_again():
+    env, expert = begun("libero_goal", 0)
+    phases = [expert.phase]
+    while not expert.done and env.steps_taken < env.task.step_budget:
+        action = expert.act()
+        if phases.count("pull") == 1:
+            action[6] = -1.0  # somebody opens the fingers
+        env.step(action)
+        if expert.phase != phases[-1]:
+            phases.append(expert.phase)
+    env.close()
+    assert expert.succeeded
+    first = phases.index("pull")
+    assert phases[first + 1] in ("reach", "descend") and phases.count("pull") == 2
 
 
 @pytest.mark.simulator

@@ -159,6 +159,23 @@ def test_seeds_decide_everything_and_spread_moves_objects():
 
 
 @pytest.mark.simulator
+def test_the_arm_of_sampled_scenes_varies_as_in_official_states():
+    env = make_env("libero_spatial", 0, render=False)
+    arm = env.robosuite_env.robots[0]._ref_joint_pos_indexes
+    states = official_states(env.task)
+    spreads = []
+    for official in (True, False):
+        seen = []
+        for seed in range(12):
+            env.reset(seed=seed, init_state=states[seed] if official else None)
+            seen.append(env.robosuite_env.sim.data.qpos[arm])
+        spreads.append(np.std(seen, axis=0).mean())
+    env.close()
+    assert 0.01 < spreads[0] < 0.025
+    assert spreads[1] == pytest.approx(spreads[0], rel=0.4)
+
+
+@pytest.mark.simulator
 def test_coarse_meshes_change_pictures_a_little_and_physics_not_at_all():
     actions = np.random.default_rng(0).uniform(-1, 1, size=(8, 7))
     seen = {}

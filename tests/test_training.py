@@ -496,6 +496,31 @@ def test_who_plans_by_places_learns_from_every_frame(tmp_path: Path):
     assert plan.shape[:2] == (64, policy.config.macro_horizon) and plan.isfinite().all()
 
 
+def test_one_that_only_looks_plans_by_places_as_before(stills: Path, tmp_path: Path):
+    options: dict[str, Any] = {"stills": stills, "steps": 2, "preset": "small-places"}
+    train(config(stills, tmp_path / "first", refiner_weight=0.0, **options))
+    alone = {"planner_weight": 0.0, "refiner_weight": 0.0, "init": tmp_path / "first"}
+    train(config(stills, tmp_path / "looks", **options, **alone))
+    before, after = load_policy(tmp_path / "first"), load_policy(tmp_path / "looks")
+    assert isinstance(before.model, LibraModel) and isinstance(after.model, LibraModel)
+    seen = before.see(observation_of(stills, row=0))
+    places = torch.rand(1, 2, 3) * 0.2
+    plans, told = [], []
+    for model in (before.model.planner, after.model.planner):
+        told.append(model.locate(seen.images, seen.state, seen.instructions).places)
+        model.train()  # told the truth, a little misjudged: the same with one seed
+        torch.manual_seed(0)
+        plans.append(model(seen.images, seen.state, seen.instructions, places))
+    assert torch.equal(*plans) and not torch.equal(*told)
+    first = weights(tmp_path / "first")
+    changed = {k for k, v in weights(tmp_path / "looks").items() if not v.equal(first[k])}
+    assert changed and all(k.startswith(("planner.places.", "planner.backbone.")) for k in changed)
+    assert metrics(tmp_path / "looks")[-1]["place_error_m"] > 0.0
+    train(config(stills, tmp_path / "tiny", stills=stills, steps=1))
+    with pytest.raises(LibraError, match="does not plan by places alone"):
+        train(config(stills, tmp_path / "no", stills=stills, **alone | {"init": tmp_path / "tiny"}))
+
+
 def test_a_policy_goes_on_with_other_things(stills: Path, tmp_path: Path):
     others = write_dataset(tmp_path / "others", stills=True, things=("moon", "shadow", "square"))
     train(config(stills, tmp_path / "first", stills=stills, steps=1))

@@ -21,6 +21,8 @@ POSE = 6
 """Numbers of proprioception that say where the hand is: metres [3], then an axis times an angle."""
 OFF = 0.006
 """Metres by which the places are off, on average, that a planner without pictures learns from."""
+NEAR = 0.3
+"""Share of an error far off that is taken for as large where the hand is."""
 DROPPED = 0.2
 """Share of what is seen that is left out in training, lest pictures are learned by heart."""
 BLOT = 0.75
@@ -334,9 +336,14 @@ def centres(height: int, width: int, *, device: torch.device) -> Tensor:
 def misjudged(places: Tensor) -> Tensor:
     """Places [B, K, 3] as they may be told of what is there: off by less where the hand is near."""
     off = OFF * torch.empty_like(places[..., :1]).exponential_()
-    far = (places.norm(dim=-1, keepdim=True) / UNIT).tanh()
     upright = places.new_tensor([1.0, 1.0, 0.5])
-    return places + torch.randn_like(places) * upright * off * (0.3 + 0.7 * far)
+    return places + torch.randn_like(places) * upright * off * leeway(places)
+
+
+def leeway(places: Tensor) -> Tensor:
+    """How large an error is taken for the same, by how far from the hand it is made: from `NEAR`
+    at the hand of places [..., 3] to 1 from two decimetres on, [..., 1]."""
+    return NEAR + (1.0 - NEAR) * (places.norm(dim=-1, keepdim=True) / UNIT).tanh()
 
 
 def _in_float32(device: torch.device) -> AbstractContextManager[object]:
@@ -376,16 +383,16 @@ def place_loss(told: Told, truth: Truth) -> Tensor:
 
 
 def misplaced(told: Told, truth: Truth) -> Tensor:
-    """Error of each place [B, P], squared where it is small and absolute where it is large.
+    """Error of each place [B, P], squared where it is small and absolute where it is large; small
+    and large are meant for a thing far off, and near the hand for less (`leeway`).
 
     Every vote is judged by itself, as far as it is sure, and a little more where its camera has the
     thing in the picture: that their mean is right would leave each of them wrong.
     """
     told_so = told.places[:, :, None] if told.votes is None else told.votes
-    off = F.smooth_l1_loss(
-        told_so / UNIT, (truth.places / UNIT)[:, :, None].expand_as(told_so),
-        beta=EXACT, reduction="none",
-    ).mean(dim=-1)  # fmt: skip
+    unit = UNIT * leeway(truth.places)[:, :, None]
+    wanted = truth.places[:, :, None].expand_as(told_so)
+    off = F.smooth_l1_loss(told_so / unit, wanted / unit, beta=EXACT, reduction="none").mean(dim=-1)
     if told.sure is None:
         return off[..., 0]
     in_sight = truth.pictured.isfinite().all(dim=-1).transpose(1, 2)  # [B, P, C]

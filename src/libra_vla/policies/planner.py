@@ -132,6 +132,22 @@ class SemanticPlanner(nn.Module):
         assert isinstance(self.backbone, SmallBackbone)
         return self.head(Tokens.join(self.backbone.words(instructions), *own, head.tokens(places)))
 
+    def learn_only_to_look(self) -> None:
+        """From now on it learns to tell places, and plans by them as before.
+
+        Raises:
+            LibraError: its plans depend on more of what it sees than on places.
+        """
+        if not isinstance(self.places, KeyPoints) or not isinstance(self.backbone, SmallBackbone):
+            raise LibraError(
+                "this planner does not plan by places alone, so it cannot learn to look without "
+                "planning otherwise: make planner_weight more than 0"
+            )
+        self.places.which.requires_grad_(False)
+        for part in (self.head, self.state, self.places.read, self.backbone.words):
+            if part is not None:
+                part.requires_grad_(False)
+
     def locate(self, images: Tensor, state: Tensor, instructions: Sequence[str]) -> Told:
         """Where things are, and which of them the instructions are about.
 

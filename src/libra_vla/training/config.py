@@ -52,7 +52,9 @@ class TrainConfig:
         intent_noise: how far the hard intents the refiner is trained on are off, as a share of
             the range of an action; see `libra_vla.policies.losses.displaced`.
         planner_weight, refiner_weight: of the joint loss (open in the paper). With 0 that half
-            stays as it is, and a step costs about half as much; validation grades both.
+            stays as it is, and a step costs about half as much; validation grades both. With both 0
+            a planner that plans by places learns to look alone, from stills, and plans by what it
+            sees as before.
         stills: dataset of `libra collect --stills`, from which the planner learns to tell where the
             things are that it is to go to; what it tells, its plans are made from. A policy of
             `init` that tells none learns to. Leave shift at 0: in demonstrations that are shifted
@@ -128,13 +130,16 @@ class TrainConfig:
             raise LibraError("grow is about a policy that training begins with: add --init")
         if self.intent_noise < 0.0:
             raise LibraError(f"intent_noise is {self.intent_noise}: expected 0 or more")
-        if min(weights := (self.planner_weight, self.refiner_weight)) < 0.0 or not any(weights):
+        weights = (self.planner_weight, self.refiner_weight)
+        if min(weights) < 0.0 or (self.only_looks and self.stills is None):
             raise LibraError(
                 f"planner_weight and refiner_weight are {weights[0]} and {weights[1]}: expected 0 "
-                "or more, and not both 0"
+                "or more, and not both 0 without --stills"
             )
         if self.stills is not None and not (
-            self.planner_weight > 0.0 < self.places_weight and self.stills_batch > 0
+            (self.planner_weight > 0.0 or self.only_looks)
+            and self.places_weight > 0.0
+            and self.stills_batch > 0
         ):
             raise LibraError(
                 "stills teach the planner: leave them out, or make planner_weight, "
@@ -144,6 +149,11 @@ class TrainConfig:
             raise unknown("optimiser", self.optimiser, get_args(OptimiserKind))
         if self.precision not in get_args(Precision):
             raise unknown("precision", self.precision, get_args(Precision))
+
+    @property
+    def only_looks(self) -> bool:
+        """Whether nothing but where things are is learned."""
+        return not (self.planner_weight or self.refiner_weight)
 
     @property
     def split_seed(self) -> int:

@@ -92,6 +92,8 @@ class Run:
         policy, training, held_out = build_policy(config, dataset, stills)
         # A planner that plans by places, and learns alone, is told what there would be to see.
         seen = policy.config.planner.sees or dataset.places is None or config.refiner_weight > 0.0
+        if config.only_looks:
+            _learn_only_to_look(policy)
         samples = Samples.of(policy, dataset, training, seen=seen)
         if config.focus:
             _ = samples.decisive  # there must be such, before anything is written
@@ -141,10 +143,13 @@ class Run:
         """Puts the network into training mode, but for a half that stays as it is: what that one
         plans or draws is what it will when deployed, with nothing left out."""
         self.policy.model.train()
-        weights = {"planner": self.config.planner_weight, "refiner": self.config.refiner_weight}
-        for name, weight in weights.items():
+        rests = {
+            "planner": self.config.planner_weight == 0.0 and not self.config.only_looks,
+            "refiner": self.config.refiner_weight == 0.0,
+        }
+        for name, does in rests.items():
             half = getattr(self.policy.model, name, None)
-            if weight == 0.0 and isinstance(half, torch.nn.Module):
+            if does and isinstance(half, torch.nn.Module):
                 half.eval()
 
     def step(self) -> dict[str, Any]:
@@ -154,13 +159,15 @@ class Run:
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
         torch.manual_seed(int(np.random.default_rng((config.seed, state.step, 1)).integers(2**62)))
         augmentation = Augmentation(config.shift, config.jitter, config.paraphrase)
-        batch = self.samples.batch(rng, config.batch_size, augmentation, focus=config.focus)
         predicted = state.curriculum.predicted_intents(state.step)
         rate = learning_rate(config, state.step)
         weights = (config.planner_weight, config.refiner_weight)
         objective = Objective(predicted, weights, config.draws, config.intent_noise, noise)
+        loss, log = torch.zeros((), device=self.policy.device), {}
         with computing_in(config.precision, self.policy.device):
-            loss, log = self.policy.model.loss(batch, objective)
+            if not config.only_looks:
+                batch = self.samples.batch(rng, config.batch_size, augmentation, focus=config.focus)
+                loss, log = self.policy.model.loss(batch, objective)
             if self.stills is not None:
                 seen, truth = self.stills.batch(rng, config.stills_batch, augmentation)
                 off, error = self._locate(seen, truth)
@@ -242,6 +249,18 @@ class Run:
             "curriculum_switched_at": self.state.curriculum.switched_at,
             "metrics": self.last,
         }
+
+
+def _learn_only_to_look(policy: LibraPolicy) -> None:
+    """Freezes all of a policy but what tells places.
+
+    Raises:
+        LibraError: it has nothing of the kind, or plans by more than that.
+    """
+    if not isinstance(policy.model, LibraModel):
+        raise LibraError("a monolithic policy has no planner that could learn to look alone")
+    policy.model.planner.learn_only_to_look()
+    policy.model.refiner.requires_grad_(False)
 
 
 def gradient_norms(model: torch.nn.Module) -> dict[str, torch.Tensor]:

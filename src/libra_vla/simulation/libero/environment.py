@@ -42,6 +42,9 @@ SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 PLACEMENT_ATTEMPTS = 100
 FLUNG = 0.05
 """Metres sideways while settling from which a sampled scene is thrown away, and another taken."""
+ARM_NOISE = 0.02
+"""Standard deviation (rad) of the arm's joints at the start of a sampled episode: robosuite's own,
+with which LIBERO's official states were made. Its wrapper turns it off."""
 
 Meshes = Literal["stock", "decimated"]
 
@@ -140,7 +143,8 @@ class LiberoEnv:
         Args:
             seed: of everything that is sampled. Fixtures (cabinet, stove) are sampled at each
                 reset and are not part of an initial state, so it matters for those too.
-            init_state: one row of `official_states`; None keeps the sampled scene.
+            init_state: one row of `official_states`; None keeps the sampled scene, with the arm's
+                joints a little off, as they are in these.
             spread: metres by which the sampling region of every movable object grows to each
                 side; objects that stand on others follow their support.
 
@@ -155,11 +159,17 @@ class LiberoEnv:
                 with _widened(self.robosuite_env, spread):
                     self._sample_scene()
                 self._posed = np.array(self.robosuite_env.sim.data.qpos)
-                if init_state is not None:
-                    self._set_state(np.asarray(init_state))
+                self._set_state(self._sampled() if init_state is None else np.asarray(init_state))
                 if self._settle() < FLUNG or init_state is not None:
                     return
         raise LibraError(f"{self.task.name}: every scene flew apart; lower the spread")
+
+    def _sampled(self) -> np.ndarray:
+        """The simulator's state with the arm's joints off by `ARM_NOISE`."""
+        env = self.robosuite_env
+        state, arm = env.sim.get_state().flatten(), np.array(env.robots[0]._ref_joint_pos_indexes)
+        state[1 + arm] += ARM_NOISE * np.random.randn(len(arm))  # noqa: NPY002
+        return state
 
     def _settle(self) -> float:
         """Lets the scene settle; returns how far an object strayed sideways at most, metres.

@@ -34,7 +34,7 @@ HOLD, SPACING = 0.010, 0.006
 and between its samples: seen from the side its top is not level."""
 YAW_STEP = np.pi / 12
 DEPTHS = (0.029, 0.022, 0.015)
-KNOB_DEPTH = 0.006
+KNOB_DEPTH = 0.008
 """How deep a hand from above reaches round a knob. Around a moka pot's it has 3 cm of room to each
 side, around its body 5 mm."""
 FLOOR_CLEARANCE = 0.012

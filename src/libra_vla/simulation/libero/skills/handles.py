@@ -37,6 +37,9 @@ LEVEL = 1.25
 """Angle (rad) from the vertical of a hand that holds a bar: nearly level, but clear of what stands
 on the table before the cabinet, and of the bars above."""
 KNOB_DEPTH = 0.02
+SLIP = 0.03
+"""Metres by which the hand may be off what it pulls or turns before that counts as lost."""
+ATTEMPTS = 4
 OPEN, OPEN_ENOUGH = -0.152, -0.147
 """Position (m) that a drawer is pulled to, and from which on it is let go; -0.14 counts as open."""
 ON, ON_ENOUGH = 1.3, 0.70
@@ -52,16 +55,29 @@ class Handle(Skill):
 
     def __init__(self, scene: Scene, goal: Goal) -> None:
         super().__init__(scene, goal)
-        self._joint = scene.joint(goal.target)
+        self._joint, self._attempts = scene.joint(goal.target), 1
         hand, frame = scene.hand()
         if scene.fingers_on(self._joint.body) == 2:  # whoever took hold of it
             self._hold(hand, frame)
             self._enter(self._move)
             return
-        site, _ = self._pose()
-        top = highest(scene.points(), hand, site, CORRIDOR)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Plans how high the hand has to be on the way."""
+        (hand, _), (site, _) = self.scene.hand(), self._pose()
+        top = highest(self.scene.points(), hand, site, CORRIDOR)
         self._transit = top + CLEARANCE + FINGER_TIP
         self._enter(self._approach)
+
+    def _retry(self) -> np.ndarray:
+        """Begins anew when it has slipped off, or gives up."""
+        self._attempts += 1
+        if self._attempts <= ATTEMPTS:
+            self._begin()
+        else:
+            self.finished = True
+        return action(STAY, STAY, gripper=-1.0)
 
     def _hold(self, hand: np.ndarray, frame: np.ndarray) -> None:
         """Remembers how the handle was grasped."""
@@ -123,6 +139,8 @@ class OpenDrawer(Handle):
         if self._joint.value < OPEN_ENOUGH or self._stalled(hand):
             return self._go(self._open, hand, frame)
         site, rotation = self._pose()
+        if np.linalg.norm(site - hand) > SLIP:
+            return self._retry()
         outwards = -self._joint.axis
         aside = site - hand - ((site - hand) @ outwards) * outwards
         way = aside + max(self._joint.value - OPEN, 0.0) * outwards

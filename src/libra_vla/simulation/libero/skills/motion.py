@@ -18,6 +18,8 @@ the way, and the most that obstacles make of both. The steeper it is, the smalle
 decide between down and up at full speed. Cameras do not show millimetres: a policy that learned
 from a slope of 6 hovers and dithers where it is a centimetre off, and one that comes down a gentle
 slope has seen from below, and from beside, what it is going to grasp."""
+BESIDE = 0.004
+"""Metres by which what rises keeps clear of what it lay below."""
 UP = np.array([0.0, 0.0, 1.0])
 STAY = np.zeros(3)
 
@@ -106,6 +108,29 @@ def highest(
     """
     _, near = _along(points, start, end, radius, up)
     return float((points[near] @ up).max()) if near.any() else float(min(start @ up, end @ up))
+
+
+def from_under(mine: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, float]:
+    """How what lies partly below something has to rise: along a vector [3] until it has gone so far
+    sideways, m, and straight up from there on. It comes out the shortest way along the world's
+    axes.
+
+    Args:
+        mine, others: surface samples [K, 3] and [M, 3].
+    """
+    low, high = mine.min(axis=0), mine.max(axis=0)
+    within = (others > low + BESIDE)[:, :2] & (others < high - BESIDE)[:, :2]
+    over = others[within.all(axis=1) & (others[:, 2] > high[2])]
+    if len(over):  # a round thing does not fill its corners
+        apart = np.linalg.norm(over[:, None, :2] - mine[None, :, :2], axis=2).min(axis=1)
+        over = over[apart < BESIDE]
+    if not len(over):
+        return UP, 0.0
+    ways = np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, -1.0, 0.0]])
+    inside = (over @ ways.T).max(axis=0) - (mine @ ways.T).min(axis=0)
+    away, aside = ways[int(inside.argmin())], float(inside.min()) + BESIDE
+    room = max(float(over[:, 2].min() - high[2]) - BESIDE, BESIDE)
+    return UP + aside / room * away, aside
 
 
 def clear_slope(

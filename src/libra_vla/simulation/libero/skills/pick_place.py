@@ -12,6 +12,7 @@ from libra_vla.simulation.libero.skills.motion import (
     UP,
     action,
     clear_slope,
+    from_under,
     funnel,
     highest,
     rotation_vector,
@@ -123,7 +124,8 @@ class PickAndPlace(Skill):
             self._release = hand
             self._held_true = self.scene.holds(self.goal)
             return self._go(self._open, hand, frame)
-        return action(steer(way, height, up, self._rise), turn, gripper=1.0)
+        out = sideways(position - self._lifted_from, up) < self._aside
+        return action(steer(way, height, up, self._rise if out else up), turn, gripper=1.0)
 
     def _open(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         self.phase = "open"
@@ -190,8 +192,11 @@ class PickAndPlace(Skill):
         bottom = float(position @ up - (mine @ up).min())
         top = highest(others, position, place, CORRIDOR, up)
         self._placement = placement
-        # What lies under an open drawer comes out the way the hand went in.
-        self._rise = self._grasp.tilt @ UP if self._in_drawer else up
+        self._rise, self._aside = from_under(mine, others) if placement.falls else (up, 0.0)
+        if self._in_drawer:
+            # What lies under an open drawer comes out the way the hand went in.
+            self._rise, self._aside = self._grasp.tilt @ UP, np.inf
+        self._lifted_from = position
         self._carry = max(top + CLEARANCE + bottom - float(place @ up), CLEARANCE)
         passed = place - (bottom - CLEARANCE + PASSING) * up
         self._slope = clear_slope(others, position, passed, CORRIDOR, up)
