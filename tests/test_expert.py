@@ -450,7 +450,7 @@ def test_a_hand_that_slips_off_a_drawer_takes_hold_of_it_again():
     phases = [expert.phase]
     while not expert.done and env.steps_taken < env.task.step_budget:
         action = expert.act()
-        if phases.count("pull") == 1:
+        if phases[-1] == "pull" and phases.count("pull") == 1:
             action[6] = -1.0  # somebody opens the fingers
         env.step(action)
         if expert.phase != phases[-1]:

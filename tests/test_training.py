@@ -521,6 +521,16 @@ def test_one_that_only_looks_plans_by_places_as_before(stills: Path, tmp_path: P
         train(config(stills, tmp_path / "no", stills=stills, **alone | {"init": tmp_path / "tiny"}))
 
 
+def test_without_stills_one_that_plans_by_places_looks_as_before(stills: Path, tmp_path: Path):
+    options: dict[str, Any] = {"steps": 2, "refiner_weight": 0.0, "preset": "small-places"}
+    train(config(stills, tmp_path / "first", stills=stills, **options))
+    train(config(stills, tmp_path / "plans", init=tmp_path / "first", **options))
+    first, then = weights(tmp_path / "first"), weights(tmp_path / "plans")
+    changed = {name for name, value in then.items() if not value.equal(first[name])}
+    plans = ("planner.head.", "planner.state.", "planner.places.read.", "planner.places.which")
+    assert changed and all(name.startswith(plans) for name in changed)
+
+
 def test_a_policy_goes_on_with_other_things(stills: Path, tmp_path: Path):
     others = write_dataset(tmp_path / "others", stills=True, things=("moon", "shadow", "square"))
     train(config(stills, tmp_path / "first", stills=stills, steps=1))

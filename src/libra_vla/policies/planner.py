@@ -138,15 +138,27 @@ class SemanticPlanner(nn.Module):
         Raises:
             LibraError: its plans depend on more of what it sees than on places.
         """
-        if not isinstance(self.places, KeyPoints) or not isinstance(self.backbone, SmallBackbone):
+        if not isinstance(self.places, KeyPoints):
             raise LibraError(
                 "this planner does not plan by places alone, so it cannot learn to look without "
                 "planning otherwise: make planner_weight more than 0"
             )
-        self.places.which.requires_grad_(False)
-        for part in (self.head, self.state, self.places.read, self.backbone.words):
-            if part is not None:
-                part.requires_grad_(False)
+        assert isinstance(self.backbone, SmallBackbone)
+        for parameter in [*self.backbone.words.parameters(), *self._of_plans()]:
+            parameter.requires_grad_(False)
+
+    def learn_only_to_plan(self) -> None:
+        """From now on it learns to plan; one that plans by places alone tells them as before."""
+        if isinstance(self.places, KeyPoints):
+            self.requires_grad_(False)
+            for parameter in self._of_plans():
+                parameter.requires_grad_(True)
+
+    def _of_plans(self) -> list[nn.Parameter]:
+        """What turns places, proprioception and words into a plan."""
+        assert self.places is not None
+        parts = [part for part in (self.head, self.state, self.places.read) if part is not None]
+        return [self.places.which, *(p for part in parts for p in part.parameters())]
 
     def locate(self, images: Tensor, state: Tensor, instructions: Sequence[str]) -> Told:
         """Where things are, and which of them the instructions are about.

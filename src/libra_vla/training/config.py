@@ -58,7 +58,8 @@ class TrainConfig:
         stills: dataset of `libra collect --stills`, from which the planner learns to tell where the
             things are that it is to go to; what it tells, its plans are made from. A policy of
             `init` that tells none learns to. Leave shift at 0: in demonstrations that are shifted
-            it tells wrong places.
+            it tells wrong places. Without stills a planner that plans by places alone learns to
+            plan, and looks as before.
         stills_batch: stills per step, beside the samples.
         places_weight: of the loss of what is told, beside the other two.
         granularity: N; by default the preset's.

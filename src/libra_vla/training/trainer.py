@@ -94,6 +94,8 @@ class Run:
         seen = policy.config.planner.sees or dataset.places is None or config.refiner_weight > 0.0
         if config.only_looks:
             _learn_only_to_look(policy)
+        elif stills is None and isinstance(policy.model, LibraModel):
+            policy.model.planner.learn_only_to_plan()
         samples = Samples.of(policy, dataset, training, seen=seen)
         if config.focus:
             _ = samples.decisive  # there must be such, before anything is written
