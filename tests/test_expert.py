@@ -400,7 +400,7 @@ def test_noise_does_not_make_it_dither_over_a_can():
     assert max(found) <= 8
 
 
-def begun(suite: str, index: int):
+def begun(suite: str, index: int, *, seed: int = 0, spread: float = 0.0):
     """A scene and its expert, about to act."""
     pytest.importorskip("libero")
     from libra_vla.simulation.libero.environment import LiberoEnv
@@ -408,7 +408,7 @@ def begun(suite: str, index: int):
     from libra_vla.simulation.libero.suites import load_tasks
 
     env = LiberoEnv(load_tasks(suite, [index])[0], render=False)
-    env.reset(seed=0)
+    env.reset(seed=seed, spread=spread)
     expert = ScriptedExpert(env)
     expert.reset()
     return env, expert
@@ -442,6 +442,29 @@ def test_a_bowl_under_a_cabinets_lid_is_out_at_the_first_grasp():
     env.close()
     assert expert.succeeded
     assert phases.count("close") == 1
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize(
+    ("index", "seed"),
+    [
+        (6, 600_006),  # beyond the stove: the elbow was straight, and the hand stuck
+        (7, 600_003),  # on the stove: it was folded as far as it goes
+    ],
+)
+def test_an_elbow_does_not_run_into_its_limit(index: int, seed: int):
+    env, expert = begun("libero_spatial", index, seed=seed, spread=0.02)
+    robot = env.robosuite_env.robots[0]
+    joint, limits = robot._ref_joint_pos_indexes[3], robot.sim.model._model.jnt_range
+    low, high = limits[robot._ref_joint_indexes[3]]
+    least = np.inf
+    while not expert.done and env.steps_taken < env.task.step_budget:
+        env.step(expert.act())
+        elbow = env.robosuite_env.sim.data.qpos[joint]
+        least = min(least, elbow - low, high - elbow)
+    env.close()
+    assert expert.succeeded
+    assert least > 0.2
 
 
 @pytest.mark.simulator

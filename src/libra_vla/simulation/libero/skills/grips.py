@@ -18,6 +18,12 @@ HANDLE_DEPTH = 0.012
 """Depth (m) of a mug's handle, as its outermost part."""
 OVEN_LEAN = 0.96
 """Angle (rad) from the vertical of a hand before an oven: below its roof, above the table."""
+FOLDED, STRAIGHT, SPAN, BENT = 0.46, 0.75, 0.12, 0.5
+"""Distances (m) of an object from the robot's base under which a hand from above leans away from
+the base, and over which it leans towards it, metres over which that grows, and the angle (rad) that
+it grows to: lest the elbow can fold no further, or is straight and cannot be bent by any pull."""
+UPRIGHT = 0.08
+"""Angle (rad) up to which it does not lean at all."""
 SIDE_DEPTH = 0.02
 """How far a hand from the side reaches round what it grasps, m."""
 
@@ -48,7 +54,24 @@ def choose_grasp(
     if is_drawer(goal.receptacle):
         aside = lean(level(scene.pose(goal.target)[0] - scene.region(goal.receptacle)[0]), LEAN)
         tilts = [aside] if _overhung(scene, goal.target) else [None, aside]
+    elif (eased := _eased(scene, scene.pose(goal.target)[0])) is not None:
+        grasp = _planned(scene, goal, place, failed, [eased])
+        if grasp is not None:
+            return grasp
     return _planned(scene, goal, place, failed, tilts)
+
+
+def _eased(scene: Scene, position: np.ndarray) -> np.ndarray | None:
+    """How a hand leans that is to reach an object at `position` [3] close to the robot's base, or
+    far from it; None where it needs not."""
+    away = (position - scene.base)[:2]
+    distance = float(np.linalg.norm(away))
+    near, far = (FOLDED - distance) / SPAN, (distance - STRAIGHT) / SPAN
+    angle = BENT * min(max(near, far), 1.0)
+    if angle < UPRIGHT:
+        return None
+    outwards = np.array([*away, 0.0]) / distance
+    return lean(outwards if near > far else -outwards, angle)
 
 
 def _overhung(scene: Scene, target: str) -> bool:

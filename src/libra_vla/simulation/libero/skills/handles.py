@@ -38,7 +38,7 @@ LEVEL = 1.25
 on the table before the cabinet, and of the bars above."""
 KNOB_DEPTH = 0.02
 SLIP = 0.03
-"""Metres by which the hand may be off what it pulls or turns before that counts as lost."""
+"""Metres by which the hand may be off the bar that it pulls before that counts as lost."""
 ATTEMPTS = 4
 OPEN, OPEN_ENOUGH = -0.152, -0.147
 """Position (m) that a drawer is pulled to, and from which on it is let go; -0.14 counts as open."""
