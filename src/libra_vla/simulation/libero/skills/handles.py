@@ -33,6 +33,8 @@ OPENED = 0.06
 RETREAT = 0.10
 BAR_DEPTH = 0.018
 """Depth (m) of a drawer's bar, as its outermost part."""
+BEHIND = 0.006
+"""Metres behind the middle of a drawer's bar at which the hand takes hold of it."""
 LEVEL = 1.25
 """Angle (rad) from the vertical of a hand that holds a bar: nearly level, but clear of what stands
 on the table before the cabinet, and of the bars above."""
@@ -108,7 +110,7 @@ class Handle(Skill):
         if self._steps > CLOSE_STEPS and at_rest:
             self._hold(hand, frame)
             return self._go(self._move, hand, frame)
-        return action(STAY, STAY, gripper=1.0)
+        return action(self._pose()[0] - hand, STAY, gripper=1.0)
 
     def _open(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         self.phase = "open"
@@ -132,7 +134,7 @@ class OpenDrawer(Handle):
     def _pose(self) -> tuple[np.ndarray, np.ndarray]:
         outwards = -self._joint.axis
         bar = outermost(self.scene.body_points(self._joint.body), outwards, BAR_DEPTH)
-        return bar, lean(outwards, LEVEL) @ hand_rotation(0.0)
+        return bar - BEHIND * outwards, lean(outwards, LEVEL) @ hand_rotation(0.0)
 
     def _move(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         self.phase = "pull"
