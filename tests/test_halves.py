@@ -11,7 +11,7 @@ from test_policies import make_policy, observe
 from libra_vla.cli import main
 from libra_vla.errors import LibraError
 from libra_vla.policies import LibraPolicy, load_policy
-from libra_vla.policies.halves import joined_halves
+from libra_vla.policies.halves import averaged, joined_halves
 
 
 def moved(policy: LibraPolicy) -> LibraPolicy:
@@ -55,3 +55,25 @@ def test_halves_that_do_not_fit_are_refused():
         joined_halves(make_policy("tiny-monolithic"), policy)
     with pytest.raises(LibraError, match="sees through its planner's encoder cannot leave it"):
         joined_halves(policy, make_policy("tiny-refinement"))
+
+
+def test_the_weights_of_two_policies_are_averaged(tmp_path: Path):
+    make_policy().save_pretrained(tmp_path / "first")
+    other = moved(make_policy())
+    replace(other, config=make_policy().config).save_pretrained(tmp_path / "then")
+    words = ["export", "--policy", str(tmp_path / "then"), "--out", str(tmp_path / "mean")]
+    assert main([*words, "--average", str(tmp_path / "first")]) == 0
+    first, then, mean = (load_policy(tmp_path / name) for name in ("first", "then", "mean"))
+    for name, value in mean.model.state_dict().items():
+        expected = (first.model.state_dict()[name] + then.model.state_dict()[name]) / 2
+        torch.testing.assert_close(value, expected, atol=1e-3, rtol=1e-3)
+    assert mean.training["averaged_with"] == first.checkpoint_hash
+
+
+def test_only_policies_that_differ_in_weights_alone_are_averaged():
+    policy = make_policy()
+    with pytest.raises(LibraError, match="differ in their config: only one that was trained with"):
+        averaged(policy, moved(make_policy()))
+    elsewhere = replace(policy.state_statistics, mean=(1.0,) * 4)
+    with pytest.raises(LibraError, match="differ in their state statistics"):
+        averaged(policy, replace(policy, state_statistics=elsewhere))

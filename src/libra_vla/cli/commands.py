@@ -127,22 +127,28 @@ class ExportOptions:
         out: folder of the new checkpoint.
         refiner: another such folder, whose refiner takes the place of the policy's own: the halves
             may be trained side by side, with `--refiner-weight 0` and `--planner-weight 0`.
+        average: the folder that the policy's training began with (`--init`): the mean of both
+            weights often keeps what the one knew and has what the other learned (Wortsman et al.,
+            2022).
     """
 
     policy: Path
     out: Path
     refiner: Path | None = None
+    average: Path | None = None
 
 
 def export(words: Words) -> Outcome:
     """A checkpoint of half the size."""
     options = parse(ExportOptions, words, command="export")
     from libra_vla.files import require_absent
-    from libra_vla.policies.halves import joined_halves
+    from libra_vla.policies.halves import averaged, joined_halves
     from libra_vla.policies.policy import LibraPolicy
 
     require_absent(options.out, what="the checkpoint", remedy="choose another --out")
     policy = LibraPolicy.from_pretrained(options.policy)
+    if options.average is not None:
+        policy = averaged(policy, LibraPolicy.from_pretrained(options.average))
     if options.refiner is not None:
         policy = joined_halves(policy, LibraPolicy.from_pretrained(options.refiner))
     policy.save_pretrained(options.out, half=True)

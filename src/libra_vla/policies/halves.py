@@ -1,4 +1,5 @@
-"""One policy's planner before another's refiner: the two may be trained side by side."""
+"""A policy made of two: one's planner before the other's refiner, since the two may be trained side
+by side, or the mean of their weights."""
 
 from dataclasses import replace
 
@@ -7,6 +8,34 @@ from libra_vla.policies.policy import LibraPolicy
 
 ALIKE = ("kind", "granularity", "gripper_bins", "chunk", "horizon_factor", "image_size")
 """Fields of the configuration in which both halves have to agree."""
+
+
+FITTED = ("action_space", "observation_spec", "state_statistics")
+"""What a policy has from its data, and keeps when another's training begins with it."""
+
+
+def averaged(policy: LibraPolicy, other: LibraPolicy) -> LibraPolicy:
+    """The policy whose weights are the mean of two, of which one's training began with the other.
+
+    Raises:
+        LibraError: they differ in more than their weights.
+    """
+    for name in ("config", *FITTED):
+        if getattr(policy, name) != getattr(other, name):
+            raise LibraError(
+                f"the two policies differ in their {name.replace('_', ' ')}: only one that was "
+                "trained with --init from the other can be averaged with it"
+            )
+    training = {**policy.training, "averaged_with": other.checkpoint_hash}
+    mean = replace(policy, training=training, checkpoint_hash=None)
+    mine, theirs = policy.model.state_dict(), other.model.state_dict()
+    mean.model.load_state_dict(
+        {
+            name: (value + theirs[name]) / 2 if value.is_floating_point() else value
+            for name, value in mine.items()
+        }
+    )
+    return mean
 
 
 def joined_halves(planner: LibraPolicy, refiner: LibraPolicy) -> LibraPolicy:
@@ -26,7 +55,7 @@ def joined_halves(planner: LibraPolicy, refiner: LibraPolicy) -> LibraPolicy:
             raise LibraError(
                 f"the planner's {name} is {mine}, the refiner's {theirs}: expected the same"
             )
-    for name in ("action_space", "observation_spec", "state_statistics"):
+    for name in FITTED:
         if getattr(planner, name) != getattr(refiner, name):
             raise LibraError(
                 f"planner and refiner differ in their {name.replace('_', ' ')}: train one of them "
