@@ -96,6 +96,8 @@ def test_no_two_collections_share_seeds_or_folders(tmp_path: Path):
     assert not every[0].stills
     seen = list(looks(replace(config, scenes=60)))
     assert {(p.stills, p.episodes, p.spread) for p in seen} == {(4, 60, 0.04)}
+    drawn = {(p.image_size, p.meshes) for p in seen}
+    assert drawn == {(256, "stock")}, "as evaluations draw"
     assert len({(p.suite, p.seed) for p in [*every, *seen]}) == len(every) + len(seen)
     clumsy = replace(config, fumble=0.3, shoves=0.8, draw_every=5)
     assert {(p.fumble, p.shoves, p.draw_every) for p in collections(clumsy, 0)} == {(0.3, 0.8, 5)}

@@ -28,6 +28,7 @@ from libra_vla.files import alone_in_out, read_json, write_json
 from libra_vla.reports.evaluation import write_evaluation_report
 from libra_vla.reports.inputs import Curves
 from libra_vla.reports.suites import write_report
+from libra_vla.simulation.registry import benchmark_of
 from libra_vla.stages import StageClock, train_and_evaluate
 from libra_vla.studies.machine import REPORT, STUDY, claim
 from libra_vla.training.config import OptimiserKind, Precision, TrainConfig
@@ -256,7 +257,8 @@ def _gather(parts: Sequence[CollectConfig], whole: Path, before: Sequence[Path] 
 
 
 def looks(config: SuitesConfig) -> Iterator[CollectConfig]:
-    """Yields what stills are taken, by suite."""
+    """Yields what stills are taken, by suite: drawn as evaluations draw, lest what a planner learns
+    to see from them is a centimetre off where it counts."""
     for suite in config.suites:
         yield CollectConfig(
             suite=suite,
@@ -266,6 +268,8 @@ def looks(config: SuitesConfig) -> Iterator[CollectConfig]:
             seed=config.seed + STILLS_SEED,
             spread=max(config.spreads),
             stills=STILLS,
+            image_size=benchmark_of(suite).image_size,
+            meshes=EvalConfig.meshes,
             resume=True,
         )
 
