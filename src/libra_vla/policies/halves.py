@@ -8,8 +8,6 @@ from libra_vla.policies.policy import LibraPolicy
 
 ALIKE = ("kind", "granularity", "gripper_bins", "chunk", "horizon_factor", "image_size")
 """Fields of the configuration in which both halves have to agree."""
-
-
 FITTED = ("action_space", "observation_spec", "state_statistics")
 """What a policy has from its data, and keeps when another's training begins with it."""
 

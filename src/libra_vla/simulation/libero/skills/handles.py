@@ -42,6 +42,7 @@ KNOB_DEPTH = 0.02
 SLIP = 0.03
 """Metres by which the hand may be off the bar that it pulls before that counts as lost."""
 ATTEMPTS = 4
+"""Times that it takes hold of a bar before it gives up."""
 OPEN, OPEN_ENOUGH = -0.152, -0.147
 """Position (m) that a drawer is pulled to, and from which on it is let go; -0.14 counts as open."""
 ON, ON_ENOUGH = 1.3, 0.70
