@@ -7,7 +7,7 @@ import numpy as np
 from libra_vla.simulation.libero.goals import Goal, is_drawer, is_oven, is_rack
 from libra_vla.simulation.libero.grasping import Grasp, nearest_yaw, plan_grasp
 from libra_vla.simulation.libero.scene import Scene
-from libra_vla.simulation.libero.skills.motion import UP, lean, level, outermost
+from libra_vla.simulation.libero.skills.motion import UP, lean, level, outermost, sideways
 
 LEAN, LEAN_COST = 0.44, 0.04
 """Angle (rad) by which a hand leans, and what that costs in a choice of grasps."""
@@ -64,13 +64,12 @@ def choose_grasp(
 def _eased(scene: Scene, position: np.ndarray) -> np.ndarray | None:
     """How a hand leans that is to reach an object at `position` [3] close to the robot's base, or
     far from it; None where it needs not."""
-    away = (position - scene.base)[:2]
-    distance = float(np.linalg.norm(away))
+    distance = sideways(position - scene.base)
     near, far = (FOLDED - distance) / SPAN, (distance - STRAIGHT) / SPAN
     angle = BENT * min(max(near, far), 1.0)
     if angle < UPRIGHT:
         return None
-    outwards = np.array([*away, 0.0]) / distance
+    outwards = level(position - scene.base)
     return lean(outwards if near > far else -outwards, angle)
 
 
