@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from libra_vla.errors import LibraError
+from libra_vla.images import resize
 from libra_vla.simulation import rendering
 from libra_vla.simulation.libero.suites import (
     STEP_BUDGETS,
@@ -179,17 +180,18 @@ def test_the_arm_of_sampled_scenes_varies_as_in_official_states():
 def test_coarse_meshes_change_pictures_a_little_and_physics_not_at_all():
     actions = np.random.default_rng(0).uniform(-1, 1, size=(8, 7))
     seen = {}
-    for meshes in ("stock", "decimated"):
-        env = make_env("libero_object", 3, image_size=128, meshes=meshes)
+    for meshes, size in (("stock", 256), ("decimated", 128)):
+        env = make_env("libero_object", 3, image_size=size, meshes=meshes)
         env.reset(seed=5)
         for action in actions:
             env.step(action)
-        seen[meshes] = (env.robosuite_env.sim.get_state().flatten(), env.observe().images)
+        images = {c: resize(i, 128) for c, i in env.observe().images.items()}
+        seen[meshes] = (env.robosuite_env.sim.get_state().flatten(), images)
         env.close()
     assert np.array_equal(seen["stock"][0], seen["decimated"][0])
-    for camera in ("agentview", "wrist"):
+    for camera, least in (("agentview", 28.0), ("wrist", 25.0)):  # 27 and 24 with jagged edges
         a, b = (seen[m][1][camera].astype(float) for m in seen)
-        assert 0 < np.mean((a - b) ** 2) < 255**2 / 10**2.2, "less than 22 dB"
+        assert least < 10 * np.log10(255**2 / np.mean((a - b) ** 2)) < 50.0, camera
 
 
 @pytest.mark.simulator
@@ -206,10 +208,10 @@ def test_mirrors_of_coarse_scenes_show_what_never_moves():
             env.step(np.array([0.0, -0.8, -0.8, 0.0, 0.0, 0.0, 1.0]))
         seen, pose = env.observe().images["agentview"].astype(float), env._pose(env._drawn)
         plain, mirrored = (
-            renderer._draw(pose, number, 64, everything, mirrored=m)[::-1, ::-1].astype(float)
+            resize(renderer._draw(pose, number, 128, everything, mirrored=m)[::-1, ::-1], 64)
             for m in (False, True)
         )
-        error, missing = (np.mean((x - mirrored) ** 2) for x in (seen, plain))
+        error, missing = (np.mean((x - mirrored.astype(float)) ** 2) for x in (seen, plain))
         assert error < missing / 4
     env.close()
 

@@ -15,6 +15,8 @@ SMALLEST = 2500
 """...the faces that every mesh keeps: below, thin plates and handles get holes."""
 LINKS, LINK_FACES = "robot0_link", 1000
 """Bodies of the arm, thick and never handled, and what each of their meshes keeps."""
+NORMALS, PLACES = 1.0, 0.06
+"""Normals, and places in a texture of side 1, that are less far apart belong to one surface."""
 
 
 def decimate(model: Any) -> float:
@@ -54,10 +56,34 @@ def _decimate_mesh(model: Any, mesh: int, wanted: int) -> None:
         merged, kept = _merge(vertices, faces, cell)
         low, high = (cell, high) if len(kept) > wanted else (low, cell)
     left = slice(start, start + len(kept))
+    for near, corners, table, address, number in (
+        (NORMALS, model.mesh_facenormal, model.mesh_normal, model.mesh_normaladr,
+         model.mesh_normalnum),
+        (PLACES, model.mesh_facetexcoord, model.mesh_texcoord, model.mesh_texcoordadr,
+         model.mesh_texcoordnum),
+    ):  # fmt: skip
+        if number[mesh]:
+            values = table[address[mesh] :][: number[mesh]]
+            own = np.array(corners[rows])
+            corners[left] = _of_vertices(own, values, faces, merged, near)[kept]
     model.mesh_face[left] = merged[kept]
-    for corners in (model.mesh_facenormal, model.mesh_facetexcoord):
-        corners[left] = np.array(corners[rows])[kept]
     model.mesh_facenum[mesh] = len(kept)
+
+
+def _of_vertices(
+    own: np.ndarray, values: np.ndarray, faces: np.ndarray, merged: np.ndarray, near: float
+) -> np.ndarray:
+    """Which of `values` (normals, or places in the texture) the corners of merged faces have.
+
+    A face whose corners have moved keeps those it had, `own` [faces, 3], only where the vertices
+    that they moved to have others altogether (the other side of a wall, another part of the
+    texture): else it would show a speck of its texture, enlarged.
+    """
+    at_vertex = np.zeros(faces.max() + 1, dtype=own.dtype)
+    at_vertex[faces.ravel()] = own.ravel()
+    found = at_vertex[merged]
+    apart = np.linalg.norm(values[found] - values[own], axis=-1).max(axis=1, keepdims=True)
+    return np.where(apart < near, found, own)
 
 
 def _merge(vertices: np.ndarray, faces: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:
@@ -76,5 +102,8 @@ def _merge(vertices: np.ndarray, faces: np.ndarray, cell: float) -> tuple[np.nda
     merged = representative[cluster][faces]
     a, b, c = merged.T
     alive = np.flatnonzero((a != b) & (b != c) & (a != c))
-    _, first = np.unique(np.sort(merged[alive], axis=1), axis=0, return_index=True)
+    # One face of those with the same corners and the same side out: thin walls have two.
+    lowest = merged[alive].argmin(axis=1)[:, None]
+    turned = np.take_along_axis(merged[alive], (lowest + np.arange(3)) % 3, axis=1)
+    _, first = np.unique(turned, axis=0, return_index=True)
     return merged, alive[np.sort(first)]

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from libra_vla.images import resize
 from libra_vla.simulation.libero.meshes import decimate
 from libra_vla.simulation.rendering import drawing_only, visible_geoms
 
@@ -13,12 +14,16 @@ class Renderer:
 
     Args:
         sim: robosuite's simulation.
-        coarse: draw fewer faces and no multisampling, and reflections of nothing that moves: for
-            demonstrations, never for an evaluation. It changes the meshes of `sim`'s model.
+        coarse: draw fewer faces, the mean of `FINER`^2 pixels in place of multisampling, and
+            reflections of nothing that moves: for demonstrations, never for an evaluation. It
+            changes the meshes of `sim`'s model.
         downward: MuJoCo's name of a camera that looks down on mirrors, which show it next to
             nothing; without reflections if `coarse`.
     """
 
+    FINER = 2
+    """Coarse pictures are drawn so many times larger. Drawing them is bound by faces, not by
+    pixels; stock ones are smooth, and a policy that learned from jagged ones misplaces things."""
     SAME = 2
     """Levels of 255 by which a pixel may differ from that of the empty scene and still show it."""
 
@@ -42,6 +47,7 @@ class Renderer:
         number = self.sim.model.camera_name2id(camera)
         visible = visible_geoms(self.model, data, number)
         mirrors = visible & self.mirrors
+        wanted, size = size, size * (self.FINER if self.coarse else 1)
         if self.coarse and mirrors.any() and (self.fixed | ~mirrors).all():
             pixels = self._draw(data, number, size, visible, mirrored=False)
             if camera != self.downward:
@@ -49,6 +55,7 @@ class Renderer:
         else:
             mirrored = bool(mirrors.any())
             pixels = self._draw(data, number, size, visible | mirrored, mirrored=mirrored)
+        pixels = resize(pixels, wanted)
         # The stock sensor returns OpenGL's rows, the lowest first; the protocol turns them by 180
         # degrees.
         return np.ascontiguousarray(pixels[::-1, ::-1])

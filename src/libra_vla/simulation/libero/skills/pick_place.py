@@ -25,7 +25,10 @@ from libra_vla.simulation.libero.skills.skill import STALL_STEPS, Skill
 YAW_ARM = 0.06
 """Metres at which an error in yaw counts as one in position: a finger's distance from the axis."""
 CLEARANCE = 0.03
-"""Metres kept above what lies in the way."""
+"""Metres kept above what lies in the way of the hand..."""
+CARRIED, CARRIED_PASSING = 0.05, 0.02
+"""...and of what it carries, until that comes down, and from then on. A small policy carries some
+centimetres lower than it was shown, and what is too low shoves the plate along."""
 ABOVE, PASSING = 0.01, 0.01
 """Metres kept between the fingers' tips and a target's top until they go around it, and between
 what comes down and the target's neighbours."""
@@ -197,8 +200,8 @@ class PickAndPlace(Skill):
             # What lies under an open drawer comes out the way the hand went in.
             self._rise, self._aside = self._grasp.tilt @ UP, np.inf
         self._lifted_from = position
-        self._carry = max(top + CLEARANCE + bottom - float(place @ up), CLEARANCE)
-        passed = place - (bottom - CLEARANCE + PASSING) * up
+        self._carry = max(top + CARRIED + bottom - float(place @ up), CLEARANCE)
+        passed = place - (bottom - CLEARANCE + CARRIED_PASSING) * up
         self._slope = clear_slope(others, position, passed, CORRIDOR, up)
 
     def _grasp_pose(self, position: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, float]:
