@@ -177,6 +177,25 @@ def test_the_arm_of_sampled_scenes_varies_as_in_official_states():
 
 
 @pytest.mark.simulator
+def test_fixtures_of_sampled_scenes_are_not_where_they_were_as_in_official_states():
+    """A bowl lies anywhere in its drawer, up to its wall: the cabinet is drawn anew afterwards."""
+    env = make_env("libero_spatial", 4, render=False)
+    data, model = env.robosuite_env.sim.data, env.robosuite_env.sim.model
+    bowl = env.robosuite_env.obj_body_id["akita_black_bowl_1"]
+    drawer = model.body_name2id("wooden_cabinet_1_cabinet_top")
+    states = official_states(env.task)
+    spreads = []
+    for official in (True, False):
+        places = []
+        for seed in range(16):
+            env.reset(seed=seed, init_state=states[seed] if official else None)
+            places.append((data.body_xpos[bowl] - data.body_xpos[drawer])[:2])
+        spreads.append(np.std(places, axis=0).max())
+    env.close()
+    assert spreads[1] == pytest.approx(spreads[0], rel=0.5)
+
+
+@pytest.mark.simulator
 def test_coarse_meshes_change_pictures_a_little_and_physics_not_at_all():
     actions = np.random.default_rng(0).uniform(-1, 1, size=(8, 7))
     seen = {}

@@ -143,8 +143,8 @@ class LiberoEnv:
         Args:
             seed: of everything that is sampled. Fixtures (cabinet, stove) are sampled at each
                 reset and are not part of an initial state, so it matters for those too.
-            init_state: one row of `official_states`; None keeps the sampled scene, with the arm's
-                joints a little off, as they are in these.
+            init_state: one row of `official_states`; None samples one as these were: the arm's
+                joints are a little off, and fixtures are drawn anew when movable objects lie.
             spread: metres by which the sampling region of every movable object grows to each
                 side; objects that stand on others follow their support.
 
@@ -158,8 +158,13 @@ class LiberoEnv:
                 self._renew()
                 with _widened(self.robosuite_env, spread):
                     self._sample_scene()
+                state = init_state
+                if state is None:
+                    state = self._sampled()
+                    self._renew()
+                    self._sample_scene()
                 self._posed = np.array(self.robosuite_env.sim.data.qpos)
-                self._set_state(self._sampled() if init_state is None else np.asarray(init_state))
+                self._set_state(np.asarray(state))
                 if self._settle() < FLUNG or init_state is not None:
                     return
         raise LibraError(f"{self.task.name}: every scene flew apart; lower the spread")

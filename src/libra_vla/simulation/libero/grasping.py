@@ -49,9 +49,10 @@ TAPER_COST, TAPER_FREE = 0.1, 1.2
 """What tapers across the fingers slips out of them; 2 is the corner of an octagon."""
 SHALLOW_COST = 2.0
 REACH_COST = 3.0
-SIDE_COST = 0.04
-"""One side of an object is preferred to the other (from the robot: its left), lest a policy has to
-learn two ways."""
+RIGHT, FAR, SIDE_COST = 0.01, 0.025, 0.12
+"""An object is not held on its right or far side, seen from the robot, beyond so many metres from
+its origin, if it can be helped. Where millimetres decide on a side, a policy learns to go between
+the two."""
 COLLISION_COST = 8.0
 CROWDED_COST = 4.0
 """Where the object goes; there it may be let go of higher up."""
@@ -244,7 +245,7 @@ def _candidates(
                     + SHALLOW_COST * (height - heights[0])
                     + REACH_COST * _excess_reach(position + offset, base)
                     + REACH_COST * _excess_reach(goal + offset, base)
-                    + SIDE_COST * float(offset[1] < -0.01)
+                    + SIDE_COST * float(offset[1] < -RIGHT or offset[0] > FAR)
                 )
                 yield Grasp(
                     offset=rotation.T @ offset,
