@@ -352,8 +352,14 @@ def test_the_expert_succeeds_nearly_always(suite: str, index: int):
 
 
 @pytest.mark.simulator
-@pytest.mark.parametrize(("suite", "index"), [("libero_goal", 1), ("libero_spatial", 0)])
-def test_a_bowl_is_grasped_at_one_side(suite: str, index: int):
+@pytest.mark.parametrize(
+    ("suite", "index", "seeds", "least"),
+    [
+        ("libero_goal", 1, range(6), 0.03),
+        ("libero_spatial", 0, range(100, 108), 0.01),  # between two things that are close
+    ],
+)
+def test_a_bowl_is_grasped_at_one_side(suite: str, index: int, seeds: range, least: float):
     """Its rim could be grasped at either; a policy would learn to go for the middle."""
     pytest.importorskip("libero")
     from libra_vla.simulation.libero.environment import LiberoEnv
@@ -363,7 +369,7 @@ def test_a_bowl_is_grasped_at_one_side(suite: str, index: int):
 
     env = LiberoEnv(load_tasks(suite, [index])[0], render=False)
     sides = []
-    for seed in range(100, 108):
+    for seed in seeds:
         env.reset(seed=seed)
         expert = ScriptedExpert(env)
         expert.reset()
@@ -372,7 +378,7 @@ def test_a_bowl_is_grasped_at_one_side(suite: str, index: int):
         _, rotation = expert._scene.pose(skill.goal.target)
         sides.append((rotation @ skill._grasp.offset)[1])
     env.close()
-    assert min(sides) > 0.01 and max(sides) < 0.06
+    assert min(sides) > least and max(sides) < 0.06
 
 
 @pytest.mark.simulator

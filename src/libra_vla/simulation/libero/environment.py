@@ -144,7 +144,7 @@ class LiberoEnv:
             seed: of everything that is sampled. Fixtures (cabinet, stove) are sampled at each
                 reset and are not part of an initial state, so it matters for those too.
             init_state: one row of `official_states`; None samples one as these were: the arm's
-                joints are a little off, and fixtures are drawn anew when movable objects lie.
+                joints are a little off, and fixtures are drawn anew once movable objects lie.
             spread: metres by which the sampling region of every movable object grows to each
                 side; objects that stand on others follow their support.
 

@@ -15,7 +15,7 @@ SMALLEST = 2500
 """...the faces that every mesh keeps: below, thin plates and handles get holes."""
 LINKS, LINK_FACES = "robot0_link", 1000
 """Bodies of the arm, thick and never handled, and what each of their meshes keeps."""
-NORMALS, PLACES = 1.0, 0.06
+NORMALS_APART, TEXTURE_APART = 1.0, 0.06
 """Normals, and places in a texture of side 1, that are less far apart belong to one surface."""
 
 
@@ -57,9 +57,9 @@ def _decimate_mesh(model: Any, mesh: int, wanted: int) -> None:
         low, high = (cell, high) if len(kept) > wanted else (low, cell)
     left = slice(start, start + len(kept))
     for near, corners, table, address, number in (
-        (NORMALS, model.mesh_facenormal, model.mesh_normal, model.mesh_normaladr,
+        (NORMALS_APART, model.mesh_facenormal, model.mesh_normal, model.mesh_normaladr,
          model.mesh_normalnum),
-        (PLACES, model.mesh_facetexcoord, model.mesh_texcoord, model.mesh_texcoordadr,
+        (TEXTURE_APART, model.mesh_facetexcoord, model.mesh_texcoord, model.mesh_texcoordadr,
          model.mesh_texcoordnum),
     ):  # fmt: skip
         if number[mesh]:
@@ -73,11 +73,12 @@ def _decimate_mesh(model: Any, mesh: int, wanted: int) -> None:
 def _of_vertices(
     own: np.ndarray, values: np.ndarray, faces: np.ndarray, merged: np.ndarray, near: float
 ) -> np.ndarray:
-    """Which of `values` (normals, or places in the texture) the corners of merged faces have.
+    """Which of `values` [K, 2 or 3] (normals, or places in the texture) the corners of merged faces
+    have, as indices [faces, 3].
 
     A face whose corners have moved keeps those it had, `own` [faces, 3], only where the vertices
-    that they moved to have others altogether (the other side of a wall, another part of the
-    texture): else it would show a speck of its texture, enlarged.
+    that they moved to have others altogether, at least `near` apart (the other side of a wall,
+    another part of the texture): else it would show a speck of its texture, enlarged.
     """
     at_vertex = np.zeros(faces.max() + 1, dtype=own.dtype)
     at_vertex[faces.ravel()] = own.ravel()
