@@ -46,14 +46,14 @@ class Turn:
     """One episode that every contender runs.
 
     Attributes:
-        state: official initial state for the policy in `policy`; None lets the expert
-            demonstrate from a sampled reset.
+        state: initial state: an official one for the policy in `policy`, a sampled one for the
+            expert, which demonstrates without.
     """
 
     task: Task
     seed: int
+    state: np.ndarray
     policy: Path | None = None
-    state: np.ndarray | None = None
     max_steps: int = 300
 
 
@@ -87,8 +87,7 @@ def stock(turn: Turn) -> Outcome:
     watch = Stopwatch()
     np.random.seed(turn.seed)  # noqa: NPY002
     seen = env.reset()
-    if turn.state is not None:
-        env.set_init_state(turn.state)
+    env.set_init_state(turn.state)
     for _ in range(SETTLE_STEPS):
         seen, *_ = env.step([0.0] * 6 + [-1.0])
     act, done = _actor(turn, SimpleNamespace(robosuite_env=env.env, task=turn.task))
@@ -196,6 +195,19 @@ def _speed(outcomes: dict[str, list[Outcome]], kind: str) -> dict[str, Any]:
     }
 
 
+def sampled_states(task: Task, seeds: range) -> list[np.ndarray]:
+    """States to demonstrate from: the stock loop's own resets leave the arm where it always is."""
+    from libra_vla.simulation.libero.environment import LiberoEnv
+
+    env = LiberoEnv(task, render=False)
+    states = []
+    for seed in seeds:
+        env.reset(seed=seed)
+        states.append(env.robosuite_env.sim.get_state().flatten())
+    env.close()
+    return states
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--suite", default="libero_goal")
@@ -206,14 +218,13 @@ def main() -> None:
     options = parser.parse_args()
     task = load_tasks(options.suite, [options.task])[0]
     seeds = range(options.episodes + 1)
+    turns = [Turn(task, *start) for start in zip(seeds, sampled_states(task, seeds), strict=True)]
     result: dict[str, Any] = {
-        "collecting": compare(
-            [stock, libra, libra_decimated, libra_sparse], [Turn(task, s) for s in seeds]
-        )
+        "collecting": compare([stock, libra, libra_decimated, libra_sparse], turns)
     }
     if options.policy:
         states = official_states(task)
-        turns = [Turn(task, s, options.policy, states[s]) for s in seeds]
+        turns = [Turn(task, s, states[s], options.policy) for s in seeds]
         result["evaluating"] = compare([stock, libra], turns)
         if not all(result["evaluating"]["same_actions"].values()):
             raise SystemExit("the policy acted differently in the stock environment")
