@@ -4,24 +4,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from datasets import write_dataset
+from safetensors.torch import load_file
 
 from libra_vla.errors import LibraError
 from libra_vla.files import sole_writer, write_json, write_text
 from libra_vla.reports.suites import render
+from libra_vla.stages import train_and_evaluate, training_seconds
 from libra_vla.studies import suites
-from libra_vla.studies.suites import (
+from libra_vla.studies.suites import failures, study_suites, summary
+from libra_vla.studies.suites_stages import (
     ARMS,
+    PAPER,
     SuitesConfig,
     arms,
     collections,
-    failures,
     looks,
-    study_suites,
-    summary,
     trainings,
 )
 
 SUITES = ("libero_goal", "libero_10")
+AT_ONCE = {"preset": "small", "intents": None, "scenes": 0, "looking": 0}
+"""Settings of a study whose Libra learns everything at once, from pictures of demonstrations."""
 
 
 def results_of(config, successes: int) -> dict:
@@ -52,7 +57,7 @@ def results_of(config, successes: int) -> dict:
 
 
 def test_both_policies_learn_from_the_same_data_for_as_many_steps(tmp_path: Path):
-    config = SuitesConfig(tmp_path, steps=7, rounds=2, driver_steps=3)
+    config = SuitesConfig(tmp_path, steps=7, rounds=2, driver_steps=3, **AT_ONCE)
     for number in range(config.rounds):
         (driver,) = trainings(config, number)
         assert driver.steps == 3 and driver.out.name == f"Libra-{number}"
@@ -64,27 +69,67 @@ def test_both_policies_learn_from_the_same_data_for_as_many_steps(tmp_path: Path
     taught, other = trainings(replace(config, scenes=60), config.rounds)
     assert taught.stills is not None and other.stills is None, "Libra-Base has no planner"
     assert libra.image_size is None and base.image_size is None
-    assert {(t.shift, t.jitter) for t in (libra, base)} == {(0.02, 0.15)}
-    others = {"image_size": 64, "shift": 0.06, "jitter": 0.3}
+    assert {(t.shift, t.jitter) for t in (libra, base)} == {(0.02, 0.3)}
+    others = {"image_size": 64, "shift": 0.06, "jitter": 0.1}
     for training in trainings(replace(config, **others), config.rounds):
         assert {name: getattr(training, name) for name in others} == others
 
 
 def test_a_planner_without_pictures_is_shown_places(tmp_path: Path):
     with pytest.raises(LibraError, match="plans by places, which stills teach: add --scenes"):
-        SuitesConfig(tmp_path, preset="small-places")
+        SuitesConfig(tmp_path, scenes=0)
     told = {"intents": "soft", "stills_batch": 64, "focus": 0.2}
-    config = SuitesConfig(tmp_path, preset="small-places", scenes=3, **told)
+    config = SuitesConfig(tmp_path, scenes=3, looking=0, rounds=0, **told)
     assert all(part.places for part in collections(config, 0))
-    assert not any(part.places for part in collections(SuitesConfig(tmp_path), 0))
+    assert not any(part.places for part in collections(SuitesConfig(tmp_path, **AT_ONCE), 0))
     libra, base = trainings(config, 0)
     assert {name: getattr(libra, name) for name in told} == told
     assert base.preset == "small-places-monolithic" and base.intents is None
     assert base.focus == libra.focus, "the same samples"
 
 
+def test_libra_learns_to_look_then_to_plan_then_to_refine(tmp_path: Path):
+    with pytest.raises(LibraError, match="'small' does not learn in turn"):
+        SuitesConfig(tmp_path, preset="small")
+    config = SuitesConfig(tmp_path, looking=11, steps=7, refining=5, base_steps=9, driver_steps=3)
+    looking, *driver = trainings(config, 0)
+    *evaluated, base = trainings(config, 1)
+    assert looking.only_looks and looking.stills is not None and looking.init is None
+    assert (looking.steps, looking.threads) == (11, config.workers), "nothing else is to do"
+    for planning, refining in (driver, evaluated):
+        assert planning.init == looking.out, "it learns to look once"
+        assert (planning.planner_weight, planning.refiner_weight) == (1.0, 0.0)
+        assert refining.init == planning.out
+        assert (refining.planner_weight, refining.refiner_weight) == (0.0, 1.0)
+        assert planning.data == refining.data and planning.stills is refining.stills is None
+        assert looking.shift == planning.shift == 0.0 < refining.shift, "places stay where they are"
+    assert [t.steps for t in (*driver, *evaluated, base)] == [3, 3, 7, 5, 9]
+    assert driver[-1].out == next(collections(config, 1)).policy
+    assert {evaluated[-1].out, base.out} == {Path(e.policy) for _, e in arms(config)}
+
+
+def test_each_part_of_libra_keeps_what_the_one_before_learned(tmp_path: Path):
+    demonstrations = write_dataset(tmp_path / "set", stills=True)
+    config = SuitesConfig(tmp_path / "out", looking=3, steps=2, refining=2, rounds=0, batch_size=4)
+    asked = [
+        replace(t, data=demonstrations, stills=t.stills and demonstrations, focus=0.0)
+        for t in trainings(config, 0)
+    ]
+    train_and_evaluate(asked, [], workers=2)
+    looks, plans, libra, _ = (load_file(t.out / "checkpoint/model.safetensors") for t in asked)
+    for name in (n for n in libra if n.startswith("planner.")):
+        assert torch.equal(libra[name], plans[name]), "the planner rests while the refiner learns"
+    eyes = [n for n in libra if n.startswith("planner.backbone.")]
+    assert eyes and all(torch.equal(libra[n], looks[n]) for n in eyes)
+    assert any(not torch.equal(plans[n], looks[n]) for n in plans), "it learned to plan"
+    assert all(training_seconds(t.out) > 0.0 for t in asked)
+    marks = [(t.out / "checkpoint/model.safetensors").stat().st_mtime_ns for t in asked]
+    train_and_evaluate(asked, [], workers=2)
+    assert marks == [(t.out / "checkpoint/model.safetensors").stat().st_mtime_ns for t in asked]
+
+
 def test_no_two_collections_share_seeds_or_folders(tmp_path: Path):
-    config = SuitesConfig(tmp_path, rounds=2)
+    config = SuitesConfig(tmp_path, rounds=2, spreads=(0.01, 0.04))
     asked = [list(collections(config, number)) for number in range(config.rounds + 1)]
     assert [len(parts) for parts in asked] == [8, 4, 4]
     every = [part for parts in asked for part in parts]
@@ -94,10 +139,10 @@ def test_no_two_collections_share_seeds_or_folders(tmp_path: Path):
     assert all(part.policy is None and part.pass_over == 0 for part in asked[0])
     assert all(part.spread == 0.01 and part.policy for part in asked[1])
     assert not every[0].stills
-    seen = list(looks(replace(config, scenes=60)))
-    assert {(p.stills, p.episodes, p.spread) for p in seen} == {(4, 60, 0.04)}
-    drawn = {(p.image_size, p.meshes) for p in seen}
-    assert drawn == {(256, "stock")}, "as evaluations draw"
+    seen = list(looks(replace(config, scenes=60, stills_spread=0.05)))
+    assert {(p.stills, p.episodes, p.spread) for p in seen} == {(4, 60, 0.05)}
+    alike = {(p.image_size, p.meshes) for p in (*every, *seen)}
+    assert len(alike) == 1, "a planner learns to look from both"
     assert len({(p.suite, p.seed) for p in [*every, *seen]}) == len(every) + len(seen)
     clumsy = replace(config, fumble=0.3, shoves=0.8, draw_every=5)
     assert {(p.fumble, p.shoves, p.draw_every) for p in collections(clumsy, 0)} == {(0.3, 0.8, 5)}
@@ -132,6 +177,7 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
         said.extend(c.out.name for c in train)
         for config in train:
             write_text(config.out / "metrics.jsonl", "")
+            write_json(config.out / "seconds.json", {"seconds": {"training": 3.0}})
         for number, config in enumerate(evaluate):
             write_json(config.out / "results.json", results_of(config, successes=number % 3))
 
@@ -141,17 +187,19 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
     for stage in (collect, merge, train_and_evaluate, write_evaluation_report):
         monkeypatch.setattr(suites, stage.__name__, stage)
     config = SuitesConfig(
-        tmp_path / "out", suites=SUITES, spreads=(0.01,), trials=2, rounds=1, scenes=3
-    )
+        tmp_path / "out", suites=SUITES, spreads=(0.01,), trials=2, rounds=1, scenes=3,
+    )  # fmt: skip
     study = study_suites(config)
     first = ["libero_goal-0-spread0.01", "libero_10-0-spread0.01"]
     second = ["libero_goal-1-spread0.01", "libero_10-1-spread0.01"]
     assert said == [
-        *(f"{suite} by the expert" for suite in SUITES), " + ".join(SUITES),
-        *(f"{name} by the expert" for name in first), " + ".join(first), "Libra-0",
+        *(f"{name} by the expert" for name in first), " + ".join(first),
+        *(f"{suite} by the expert" for suite in SUITES), " + ".join(["all-0", *SUITES]),
+        "Libra-looks-0", "Libra-plans-0", "Libra-0",
         *(f"{name} by Libra-0" for name in second), " + ".join(["all-0", *second]),
-        "Libra-1", "Libra-Base-1",
+        "Libra-plans-1", "Libra-1", "Libra-Base-1",
     ]  # fmt: skip
+    assert study["training_seconds"] == {"Libra": 15.0, "Libra-Base": 3.0}
     assert list(study["seconds"])[-1] == "training and evaluation" and len(study["seconds"]) == 5
     first = study["arms"][0]["suites"]["libero_goal"]
     assert first["episodes"] == 12 and len(first["seeds"]) == 3
@@ -166,7 +214,8 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_single_dataset_is_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    one = SuitesConfig(tmp_path, suites=SUITES[:1], spreads=(0.01,), rounds=1, scenes=3)
+    at_once = AT_ONCE | {"scenes": 3}
+    one = SuitesConfig(tmp_path, suites=SUITES[:1], spreads=(0.01,), rounds=1, **at_once)
     (only,) = collections(one, 0)
     (driver,) = trainings(one, 0)
     assert (driver.data, driver.stills) == (only.out, next(looks(one)).out)
@@ -194,7 +243,7 @@ def test_an_arm_is_added_up_over_seeds_suites_and_tasks(tmp_path: Path):
     page = render(
         {
             "arms": [row],
-            "paper": {s: suites.PAPER[s] for s in SUITES},
+            "paper": {s: PAPER[s] for s in SUITES},
             "seconds": {"evaluation": 60.0},
             "workers": 2,
         },

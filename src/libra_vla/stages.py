@@ -15,6 +15,9 @@ from libra_vla.workers import fan_out
 
 T = TypeVar("T")
 
+SECONDS = "seconds.json"
+"""How long a run has trained, in its folder."""
+
 
 @dataclass
 class StageClock:
@@ -24,15 +27,16 @@ class StageClock:
 
     @property
     def seconds(self) -> dict[str, float]:
-        return read_json(self.path)["seconds"]
+        return read_json(self.path)["seconds"] if self.path.exists() else {}
 
-    def time(self, stage: str, work: Callable[[], T]) -> T:
-        print(f"== {stage}", file=sys.stderr)
+    def time(self, stage: str, work: Callable[[], T], *, quiet: bool = False) -> T:
+        if not quiet:
+            print(f"== {stage}", file=sys.stderr)
         began = time.monotonic()
         try:
             return work()
         finally:
-            record = read_json(self.path)
+            record = read_json(self.path) if self.path.exists() else {"seconds": {}}
             spent = record["seconds"].get(stage, 0.0) + time.monotonic() - began
             record["seconds"][stage] = round(spent, 1)
             write_json(self.path, record)
@@ -43,8 +47,9 @@ def train_and_evaluate(
 ) -> None:
     """Trains policies and evaluates them side by side, each in a process of its own.
 
-    An evaluation begins as soon as its own policy is trained; one whose policy is none of
-    `trainings`, as soon as there is a process for it.
+    An evaluation begins as soon as its own policy is trained, and so does a training that begins
+    with that one's weights; what waits for none of `trainings`, as soon as there is a process for
+    it.
 
     Raises:
         RuntimeError: a job broke.
@@ -55,9 +60,7 @@ def train_and_evaluate(
     unfinished = [job for job in (*train_jobs, *eval_jobs) if not job.done]
     in_training = {j.config.out: n for n, j in enumerate(unfinished) if isinstance(j, TrainJob)}
     after = {
-        n: in_training[policy]
-        for n, job in enumerate(unfinished)
-        if isinstance(job, EvalJob) and (policy := Path(job.config.policy)) in in_training
+        n: in_training[job.needs] for n, job in enumerate(unfinished) if job.needs in in_training
     }
     for outcome in fan_out(run_job, unfinished, workers=workers, after=after):
         if outcome.error is not None:
@@ -77,10 +80,16 @@ class TrainJob:
         manifest = self.config.out / "checkpoint" / "policy.json"
         return manifest.exists() and read_json(manifest)["training"]["steps"] >= self.config.steps
 
+    @property
+    def needs(self) -> Path | None:
+        """The policy that it begins with."""
+        return self.config.init
+
     def run(self) -> None:
         from libra_vla.training.trainer import train
 
-        train(self.config, position=self.position)
+        clock = StageClock(self.config.out / SECONDS)
+        clock.time("training", lambda: train(self.config, position=self.position), quiet=True)
 
 
 @dataclass(frozen=True)
@@ -97,8 +106,18 @@ class EvalJob:
         results = read_json(file)
         return results["complete"] and results["protocol"]["trials"] >= self.config.episodes
 
+    @property
+    def needs(self) -> Path:
+        """The policy that it evaluates."""
+        return Path(self.config.policy)
+
     def run(self) -> None:
         evaluate(self.config, position=self.position)
+
+
+def training_seconds(run: Path) -> float:
+    """What a training of `train_and_evaluate` took, over interrupted runs."""
+    return sum(StageClock(run / SECONDS).seconds.values())
 
 
 def run_job(job: TrainJob | EvalJob) -> None:

@@ -126,4 +126,9 @@ def _time(study: Study) -> Markup:
     rows = [
         (name, f"{s / 60:.0f}", percent(s / total if total else 0.0)) for name, s in seconds.items()
     ]
-    return table(("stage", "minutes", "share"), rows)
+    trained = [(name, f"{s / 60:.0f}") for name, s in study.get("training_seconds", {}).items()]
+    return tag(
+        "div",
+        table(("stage", "minutes", "share"), rows),
+        table(("policy", "minutes of training, with what drove in earlier rounds"), trained),
+    )
