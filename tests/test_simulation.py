@@ -284,6 +284,32 @@ def test_stills_show_a_hand_anywhere_and_tell_where_things_are():
 
 
 @pytest.mark.simulator
+def test_stills_show_how_a_task_goes_on(monkeypatch: pytest.MonkeyPatch):
+    from libra_vla.simulation.libero import stills
+    from libra_vla.simulation.libero.goals import task_goals
+    from libra_vla.simulation.libero.scene import Scene
+
+    env = make_env("libero_10", 0, image_size=64, meshes="decimated")
+    soup, sauce = task_goals(env.task)
+    for begun in (0.0, 1.0):
+        monkeypatch.setattr(stills, "BEGUN", begun)
+        env.reset(seed=3)
+        taken = stills.stills(env, 8, np.random.default_rng(1))
+        told = [still.places for still in taken]
+        in_basket = np.array([np.linalg.norm((p[soup.target] - p["basket_1"])[:2]) for p in told])
+        if begun:
+            assert np.ptp([p[sauce.target][2] for p in told]) > 0.05, "some hands hold it"
+            assert (in_basket < 0.08).all() and np.ptp(in_basket) < 1e-9, (
+                "it is in, and stays there"
+            )
+            scene = Scene(env.robosuite_env)
+            assert scene.holds(soup) and not scene.holds(sauce)
+        else:
+            assert (in_basket > 0.1).any()
+    env.close()
+
+
+@pytest.mark.simulator
 def test_views_tell_where_in_the_pictures_a_place_is():
     from libra_vla.policies.places import rotations
     from libra_vla.simulation.libero.grasping import hand_rotation

@@ -25,7 +25,7 @@ from libra_vla.studies.suites_stages import (
 )
 
 SUITES = ("libero_goal", "libero_10")
-AT_ONCE = {"preset": "small", "intents": None, "scenes": 0, "looking": 0}
+AT_ONCE = {"preset": "small", "intents": None, "scenes": 0, "looking": 0, "base_steps": 0}
 """Settings of a study whose Libra learns everything at once, from pictures of demonstrations."""
 
 

@@ -45,8 +45,8 @@ class SuitesConfig:
             plan by that, alone, and then the refiner. 0 for everything at once.
         steps: optimiser steps of the policies that are evaluated; with `looking`, of the planner.
         refining: with `looking`, of the refiner.
-        base_steps: of Libra-Base; by default `steps`. With `looking` choose as many as take as long
-            as all of Libra's: the results say how long each took.
+        base_steps: of Libra-Base, about as many as take as long as all of Libra's, whose parts are
+            cheaper: the results say how long each took. 0 for as many as `steps`.
         optimiser, batch_size, learning_rate, shift, jitter, paraphrase, focus, precision,
             intent_noise: of every training; see `libra train`.
         rounds: of DAgger.
@@ -79,7 +79,7 @@ class SuitesConfig:
     looking: int = 5000
     steps: int = 8000
     refining: int = 3000
-    base_steps: int | None = None
+    base_steps: int = 6000
     optimiser: OptimiserKind = TrainConfig.optimiser
     batch_size: int = 64
     learning_rate: float = 8e-4

@@ -51,6 +51,11 @@ class ScriptedExpert:
     def phase(self) -> str:
         return self._skill.phase if self._skill is not None else "reach"
 
+    @property
+    def goal(self) -> Goal | None:
+        """What it is bringing about."""
+        return self._skill.goal if self._skill is not None else None
+
     def reset(self) -> None:
         """Reads the scene after `env.reset()` and plans the first motion."""
         self._scene = Scene(self.env.robosuite_env)

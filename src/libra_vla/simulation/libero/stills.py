@@ -1,7 +1,8 @@
 """Stills: what a scene looks like with the hand somewhere, and where its things are.
 
 A demonstration of a hundred pictures shows one scene, and costs seconds of simulation. A still
-costs a tenth of a second, since nothing moves: the arm is put into place by kinematics alone.
+costs a tenth of a second, since nothing moves: the arm is put into place by kinematics alone. Only
+where a task goes on once its first goal holds, the expert brings that about in some scenes first.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 from libra_vla.errors import LibraError
 from libra_vla.simulation.benchmark import Places, Still, Task
 from libra_vla.simulation.libero.environment import LiberoEnv
+from libra_vla.simulation.libero.expert import ScriptedExpert
 from libra_vla.simulation.libero.goals import Goal, is_drawer, is_pushed, task_goals
 from libra_vla.simulation.libero.grasping import hand_rotation
 from libra_vla.simulation.libero.reach import reach
@@ -26,6 +28,9 @@ GOALS = 2
 """Goals of a task that a still says what they are about: hardly any has more."""
 ATTEMPTS = 5
 """Poses drawn for a still before it is given up."""
+BEGUN, PATIENCE = 0.5, 250
+"""Share of the scenes of tasks with several goals where the first one holds already, since things
+look otherwise then; and the control steps that the expert has for it."""
 HELD = 0.3
 """Share of the stills with an object in the hand, in tasks that are about one."""
 SHUT = 0.25
@@ -125,32 +130,57 @@ def _place(scene: Scene, name: str) -> np.ndarray:
 def stills(env: LiberoEnv, count: int, rng: np.random.Generator) -> list[Still]:
     """Looks at a scene, just reset, with the hand in up to `count` places that are drawn.
 
-    Most are near something that the task is about, where centimetres count; those out of the arm's
-    reach are left out. The scene is then as it was.
+    Most are near something that the task is about yet, where centimetres count; those out of the
+    arm's reach are left out.
     """
-    scene, goals = Scene(env.robosuite_env), task_goals(env.task)
-    initial = np.array(env.robosuite_env.sim.data.qpos)
-    names, found = asked(goals), places(scene)
+    goals = task_goals(env.task)
+    met = 1 if len(goals) > 1 and rng.random() < BEGUN and _begin(env, goals[0]) else 0
+    scene, names = Scene(env.robosuite_env), asked(goals)
+    initial, found = np.array(env.robosuite_env.sim.data.qpos), places(scene)
     where = np.array([found[name] for name in names])
-    loads = [
-        load for number in range(min(GOALS, len(goals))) if (load := _load(scene, goals, number))
-    ]
+    left = range(met, min(GOALS, len(goals)))
+    loads = [load for number in left if (load := _load(scene, goals, number))]
     taken = []
     for _ in range(count):
         load = loads[rng.integers(len(loads))] if loads and rng.random() < HELD else None
-        if _put(env, scene, where, load, rng):
+        if _put(env, scene, where, where[2 * met :], load, rng):
             taken.append(Still(env.observe(), places(scene), names))
         env.pose(initial)
     return taken
 
 
+def _begin(env: LiberoEnv, first: Goal) -> bool:
+    """Has the expert bring the first goal about, and returns whether it holds; without that the
+    scene is as it was."""
+    initial = np.array(env.robosuite_env.sim.data.qpos)
+    expert = ScriptedExpert(env)
+    expert.reset()
+    for _ in range(PATIENCE):
+        env.step(expert.act())
+        if expert.done or expert.goal != first:
+            break
+    if expert.goal != first and Scene(env.robosuite_env).holds(first):
+        return True
+    env.pose(initial)
+    return False
+
+
 def _put(
-    env: LiberoEnv, scene: Scene, where: np.ndarray, load: Load | None, rng: np.random.Generator
+    env: LiberoEnv,
+    scene: Scene,
+    where: np.ndarray,
+    wanted: np.ndarray,
+    load: Load | None,
+    rng: np.random.Generator,
 ) -> bool:
-    """Puts the hand somewhere, and in it what it holds; returns whether anything was in reach."""
+    """Puts the hand somewhere, most often near one of the `wanted` places [n, 3], and in it what it
+    holds; returns whether anything was in reach.
+
+    `where` [2 * GOALS, 3] are all places that the task is about.
+    """
     initial = np.array(env.robosuite_env.sim.data.qpos)
     for _ in range(ATTEMPTS):
-        near = load.above(where) if load else where[rng.integers(len(where))]
+        near = load.above(where) if load else wanted[rng.integers(len(wanted))]
         joints = reach(env.robosuite_env, initial, *_hand(near, where[:, 2].min(), rng))
         if joints is not None:
             break
