@@ -516,6 +516,9 @@ def test_one_that_only_looks_plans_by_places_as_before(stills: Path, tmp_path: P
     changed = {k for k, v in weights(tmp_path / "looks").items() if not v.equal(first[k])}
     assert changed and all(k.startswith(("planner.places.", "planner.backbone.")) for k in changed)
     assert metrics(tmp_path / "looks")[-1]["place_error_m"] > 0.0
+    assert after.training["dataset"] == before.training["dataset"], "what it plans by"
+    assert after.training["looks"]["stills"]["scenes"] == 4
+    assert after.training["looks"]["init"]["checkpoint"] == before.checkpoint_hash
     train(config(stills, tmp_path / "tiny", stills=stills, steps=1))
     with pytest.raises(LibraError, match="does not plan by places alone"):
         train(config(stills, tmp_path / "no", stills=stills, **alone | {"init": tmp_path / "tiny"}))

@@ -159,5 +159,7 @@ def _begun(
             f"{spec.state_size} numbers of proprioception"
         )
     init = {"checkpoint": policy.checkpoint_hash, "steps": policy.training.get("steps")}
-    policy.training = record | {"preset": policy.config.preset, "init": init}
+    record |= {"preset": policy.config.preset, "init": init}
+    # One that learns only to look still plans and acts as it learned from other demonstrations.
+    policy.training = policy.training | {"looks": record} if config.only_looks else record
     return policy
