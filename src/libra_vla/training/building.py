@@ -161,5 +161,5 @@ def _begun(
     init = {"checkpoint": policy.checkpoint_hash, "steps": policy.training.get("steps")}
     record |= {"preset": policy.config.preset, "init": init}
     # One that learns only to look still plans and acts as it learned from other demonstrations.
-    policy.training = policy.training | {"looks": record} if config.only_looks else record
+    policy.training = {**policy.training, "looks": record} if config.only_looks else record
     return policy
