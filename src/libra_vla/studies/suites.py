@@ -3,8 +3,8 @@ evaluation of one policy on all suites.
 
 Demonstrations come from sampled resets, and the official initial states are looked at once, at the
 end. Between the two, rounds of DAgger: a policy that was trained on all demonstrations so far
-drives, and the expert takes over. The policies that are evaluated are trained from scratch on
-everything.
+drives, and the expert takes over. The policies that are evaluated are trained on everything, from
+scratch, but that a planner which learns in turn has learned to look in the first round.
 
 Libra runs in synchronous mode too, from the same states with the same seeds: a failure that does
 not happen there counts as asynchrony-induced, without a second run of each failure.

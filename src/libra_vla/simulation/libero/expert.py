@@ -53,7 +53,7 @@ class ScriptedExpert:
 
     @property
     def goal(self) -> Goal | None:
-        """What it is bringing about."""
+        """What it is bringing about, or did last; None before the first `reset`."""
         return self._skill.goal if self._skill is not None else None
 
     def reset(self) -> None:
