@@ -110,7 +110,8 @@ def test_libra_learns_to_look_then_to_plan_then_to_refine(tmp_path: Path):
 
 def test_each_part_of_libra_keeps_what_the_one_before_learned(tmp_path: Path):
     demonstrations = write_dataset(tmp_path / "set", stills=True)
-    config = SuitesConfig(tmp_path / "out", looking=3, steps=2, refining=2, rounds=0, batch_size=4)
+    few = {"looking": 3, "steps": 2, "refining": 2, "base_steps": 2, "rounds": 0, "batch_size": 4}
+    config = SuitesConfig(tmp_path / "out", **few)
     asked = [
         replace(t, data=demonstrations, stills=t.stills and demonstrations, focus=0.0)
         for t in trainings(config, 0)
