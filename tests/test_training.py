@@ -524,6 +524,26 @@ def test_one_that_only_looks_plans_by_places_as_before(stills: Path, tmp_path: P
         train(config(stills, tmp_path / "no", stills=stills, **alone | {"init": tmp_path / "tiny"}))
 
 
+def test_from_scratch_it_learns_words_while_it_looks(stills: Path, tmp_path: Path):
+    alone: dict[str, Any] = {"planner_weight": 0.0, "refiner_weight": 0.0, "preset": "small-places"}
+    options = alone | {"stills": stills, "warmup": 1}
+    train(config(stills, tmp_path / "one", steps=1, **options))
+    train(config(stills, tmp_path / "many", steps=40, learning_rate=2e-3, ema=0.5, **options))
+    train(config(stills, tmp_path / "more", steps=2, init=tmp_path / "many", **options))
+    one, many, more = (weights(tmp_path / name) for name in ("one", "many", "more"))
+    words = [name for name in one if name.startswith("planner.backbone.words.")]
+    assert words and not any(one[name].equal(many[name]) for name in words)
+    assert all(many[name].equal(more[name]) for name in words), "plans would depend on them"
+    policy = load_policy(tmp_path / "many")
+    assert isinstance(policy.model, LibraModel)
+    batch, truth = StillSamples.of(policy, LeRobotDataset.open(stills), range(4)).batch(
+        np.random.default_rng(0), 32, Augmentation()
+    )
+    told = policy.model.planner.locate(batch.images, batch.state, batch.instructions)
+    meant = told.which.softmax(dim=-1).take_along_dim(truth.asked[..., None], dim=-1)
+    assert meant.min() > 0.9, "what an instruction is about is known before where it is"
+
+
 def test_without_stills_one_that_plans_by_places_looks_as_before(stills: Path, tmp_path: Path):
     options: dict[str, Any] = {"steps": 2, "refiner_weight": 0.0, "preset": "small-places"}
     train(config(stills, tmp_path / "first", stills=stills, **options))

@@ -31,6 +31,9 @@ PICTURED = 0.2
 """Weight of where in the pictures things are, beside of where they are."""
 HEARD = 0.05
 """How sure a vote is taken to be at least where its camera has the thing in the picture."""
+CERTAIN = 10.0
+"""How many times as steep as a network tells them the logits are of what an instruction is about:
+the mean of its words is a small number, and it is to be known long before where things are."""
 UNSEEN = 0.5
 """Share of the training samples that are planned without pictures, from places alone: what holds
 in the scenes of demonstrations holds in others, too."""
@@ -133,7 +136,7 @@ class Places(nn.Module):
         turned = torch.einsum("bij,bckj->bcki", rotations(pose[:, 3:]), seen)
         sure = told[..., 3].permute(0, 2, 1, 3).flatten(2).softmax(dim=-1)  # [B, P, C x 2]
         every = UNIT * torch.stack([from_hand, turned], dim=3).transpose(1, 2).flatten(2, 3)
-        which = self.about(asked).unflatten(-1, (self.asked, self.things))
+        which = CERTAIN * self.about(asked).unflatten(-1, (self.asked, self.things))
         return Told((sure[..., None] * every).sum(dim=2), which, votes=every, sure=sure)
 
     def tokens(self, places: Tensor) -> Tokens:

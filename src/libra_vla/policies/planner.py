@@ -132,8 +132,12 @@ class SemanticPlanner(nn.Module):
         assert isinstance(self.backbone, SmallBackbone)
         return self.head(Tokens.join(self.backbone.words(instructions), *own, head.tokens(places)))
 
-    def learn_only_to_look(self) -> None:
-        """From now on it learns to tell places, and plans by them as before.
+    def learn_only_to_look(self, *, plans: bool = True) -> None:
+        """From now on it learns to tell places, and plans by them as before; one that cannot plan
+        yet learns what words mean, too.
+
+        Args:
+            plans: whether it has learned to plan.
 
         Raises:
             LibraError: its plans depend on more of what it sees than on places.
@@ -144,7 +148,8 @@ class SemanticPlanner(nn.Module):
                 "planning otherwise: make planner_weight more than 0"
             )
         assert isinstance(self.backbone, SmallBackbone)
-        for parameter in [*self.backbone.words.parameters(), *self._of_plans()]:
+        words = self.backbone.words.parameters() if plans else ()
+        for parameter in [*words, *self._of_plans()]:
             parameter.requires_grad_(False)
 
     def learn_only_to_plan(self) -> None:

@@ -77,8 +77,8 @@ class SuitesConfig:
     intents: Intents | None = "soft"
     stills_batch: int = 64
     looking: int = 5000
-    steps: int = 8000
-    refining: int = 3000
+    steps: int = 12000
+    refining: int = 5000
     base_steps: int = 6000
     optimiser: OptimiserKind = TrainConfig.optimiser
     batch_size: int = 64

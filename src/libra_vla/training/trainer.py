@@ -93,7 +93,7 @@ class Run:
         # A planner that plans by places, and learns alone, is told what there would be to see.
         seen = policy.config.planner.sees or dataset.places is None or config.refiner_weight > 0.0
         if config.only_looks:
-            _learn_only_to_look(policy)
+            _learn_only_to_look(policy, plans=config.init is not None)
         elif stills is None and isinstance(policy.model, LibraModel):
             policy.model.planner.learn_only_to_plan()
         samples = Samples.of(policy, dataset, training, seen=seen)
@@ -253,15 +253,15 @@ class Run:
         }
 
 
-def _learn_only_to_look(policy: LibraPolicy) -> None:
-    """Freezes all of a policy but what tells places.
+def _learn_only_to_look(policy: LibraPolicy, *, plans: bool) -> None:
+    """Freezes all of a policy but what tells places; and words, of one that can plan.
 
     Raises:
         LibraError: it has nothing of the kind, or plans by more than that.
     """
     if not isinstance(policy.model, LibraModel):
         raise LibraError("a monolithic policy has no planner that could learn to look alone")
-    policy.model.planner.learn_only_to_look()
+    policy.model.planner.learn_only_to_look(plans=plans)
     policy.model.refiner.requires_grad_(False)
 
 
