@@ -43,6 +43,8 @@ class TrainConfig:
             `libra_vla.paraphrases`.
         focus: share of the samples that are drawn from the 0.8 s before the gripper opens or
             closes, where a centimetre counts; the others are drawn from everywhere.
+        hasten: let the gripper open or close as soon as the robot is where a demonstration waits to
+            do so; see `libra_vla.training.hindsight`.
         curriculum: intents the refiner is trained on: "dynamic" (true ones until the planner's
             accuracy reaches `curriculum_accuracy`, then the planner's), "teacher_forcing" (true
             ones throughout), "none" (the planner's throughout).
@@ -100,6 +102,7 @@ class TrainConfig:
     jitter: float = 0.15
     paraphrase: float = 0.0
     focus: float = 0.0
+    hasten: bool = False
     curriculum: Curriculum = "dynamic"
     curriculum_accuracy: float = 0.8
     curriculum_latest: float = 0.6

@@ -26,6 +26,7 @@ from libra_vla.policies.policy import LibraPolicy
 from libra_vla.training.building import build_policy, split
 from libra_vla.training.config import TrainConfig
 from libra_vla.training.curriculum import CurriculumState
+from libra_vla.training.hindsight import hastened
 from libra_vla.training.optimiser import Optimiser
 from libra_vla.training.precision import bfloat16_is_native, computing_in
 from libra_vla.training.samples import Augmentation, Samples
@@ -90,6 +91,8 @@ class Run:
         stills = None if config.stills is None else LeRobotDataset.open(config.stills)
         torch.manual_seed(config.seed)
         policy, training, held_out = build_policy(config, dataset, stills)
+        if config.hasten:
+            dataset = hastened(dataset)
         # A planner that plans by places, and learns alone, is told what there would be to see.
         seen = policy.config.planner.sees or dataset.places is None or config.refiner_weight > 0.0
         if config.only_looks:
