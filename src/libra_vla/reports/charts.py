@@ -25,6 +25,7 @@ class Quantity:
 
 
 QUANTITIES = (
+    Quantity("place_error_m", "Planner: how far off things are told, m", "{:g}".format, log=True),
     Quantity(
         "planner_loss_normalised",
         "Planner: cross-entropy ÷ log N",
