@@ -39,21 +39,27 @@ def test_it_closes_where_it_has_waited_to_close(recorded: LeRobotDataset):
     assert np.array_equal(told.actions[:, :2], recorded.actions[:, :2]), "it moves as before"
 
 
+def test_who_comes_slowly_nearer_is_not_there(recorded: LeRobotDataset):
+    """It slows down, and closes the fourth step after it came within two ordinary ones."""
+    hand = np.concatenate([np.arange(12) * 0.01, 0.115 + 0.005 * np.arange(4), np.full(4, 0.13)])
+    before = demonstration(recorded, hand, np.arange(20) >= 15)
+    assert np.array_equal(hastened(before).actions, before.actions)
+
+
 def test_it_waits_for_what_else_moves(recorded: LeRobotDataset):
     """The hand is there, and turns until the gripper opens: that is no waiting."""
     dataset = demonstration(recorded, np.zeros(20), np.arange(20) < 16)
     dataset.states[:, 3] = np.arange(20) * 0.1
-    dataset.states[0, 3] = -0.3  # makes the ordinary step a little longer than the others
     opened = np.flatnonzero(hastened(dataset).actions[:, 2] < 0)
-    assert opened.tolist() == list(range(14, 20)), "two ordinary steps, no more"
+    assert opened.tolist() == list(range(16, 20)), "two ordinary steps are no quarter of a second"
 
 
 def test_nothing_is_waited_for_through_a_shove(tmp_path: Path):
-    path = write_dataset(tmp_path / "set", episodes=1, length=20, shoved="8:12")
+    path = write_dataset(tmp_path / "set", episodes=1, length=20, shoved="6:10")
     dataset = demonstration(LeRobotDataset.open(path), np.arange(20) * 0.01, np.arange(20) >= 16)
     dataset.states[5:, 0] = 0.05
     told = hastened(dataset).actions[:, 2]
-    assert np.flatnonzero(told > 0).tolist() == list(range(12, 20))
+    assert np.flatnonzero(told > 0).tolist() == list(range(10, 20))
 
 
 @given(

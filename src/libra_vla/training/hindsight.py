@@ -10,6 +10,9 @@ from libra_vla.errors import LibraError
 THERE = 2.0
 """How far from where the gripper moves a robot may be to be there: in each number of proprioception
 as many of the dataset's ordinary (mean absolute) changes per step."""
+WAITING_SECONDS = 0.25
+"""How long it is there at least, if it waits: who comes slowly nearer is not there yet, and a grasp
+that is a centimetre short slips."""
 
 
 def hastened(dataset: LeRobotDataset) -> LeRobotDataset:
@@ -23,8 +26,8 @@ def hastened(dataset: LeRobotDataset) -> LeRobotDataset:
     Raises:
         LibraError: the robot has no gripper.
     """
-    gripper = None if dataset.convention is None else dataset.convention.gripper
-    if gripper is None:
+    convention = dataset.convention
+    if convention is None or (gripper := convention.gripper) is None:
         raise LibraError(f"{dataset.path}: the robot has no gripper to hasten: leave out --hasten")
     actions = dataset.actions.copy()
     raw, states = dataset.actions[:, gripper], dataset.states
@@ -36,11 +39,13 @@ def hastened(dataset: LeRobotDataset) -> LeRobotDataset:
     ]
     changes = [np.abs(np.diff(states[start:stop], axis=0)) for start, stop in spans]
     reach = THERE * np.concatenate(changes).mean(axis=0)
+    least = round(WAITING_SECONDS * convention.rate_hz)
     for start, stop in spans:
         earliest = start
         for moves in start + 1 + np.flatnonzero(np.diff(closed[start:stop])):
             away = (np.abs(states[earliest:moves] - states[moves]) > reach).any(axis=1)
             arrived = earliest + int(np.flatnonzero(away).max(initial=-1)) + 1
-            actions[arrived:moves, gripper] = raw[moves]
+            if moves - arrived >= least:
+                actions[arrived:moves, gripper] = raw[moves]
             earliest = moves
     return replace(dataset, actions=actions)
