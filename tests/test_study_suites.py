@@ -78,14 +78,14 @@ def test_both_policies_learn_from_the_same_data_for_as_many_steps(tmp_path: Path
 def test_a_planner_without_pictures_is_shown_places(tmp_path: Path):
     with pytest.raises(LibraError, match="plans by places, which stills teach: add --scenes"):
         SuitesConfig(tmp_path, scenes=0)
-    told = {"intents": "soft", "stills_batch": 64, "focus": 0.2}
+    told = {"intents": "soft", "stills_batch": 64, "focus": 0.2, "hasten": True}
     config = SuitesConfig(tmp_path, scenes=3, looking=0, rounds=0, **told)
     assert all(part.places for part in collections(config, 0))
     assert not any(part.places for part in collections(SuitesConfig(tmp_path, **AT_ONCE), 0))
     libra, base = trainings(config, 0)
     assert {name: getattr(libra, name) for name in told} == told
     assert base.preset == "small-places-monolithic" and base.intents is None
-    assert base.focus == libra.focus, "the same samples"
+    assert (base.focus, base.hasten) == (libra.focus, libra.hasten), "the same samples"
 
 
 def test_libra_learns_to_look_then_to_plan_then_to_refine(tmp_path: Path):

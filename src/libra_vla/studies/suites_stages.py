@@ -47,7 +47,7 @@ class SuitesConfig:
         refining: with `looking`, of the refiner.
         base_steps: of Libra-Base, about as many as take as long as all of Libra's, whose parts are
             cheaper: the results say how long each took. 0 for as many as `steps`.
-        optimiser, batch_size, learning_rate, shift, jitter, paraphrase, focus, precision,
+        optimiser, batch_size, learning_rate, shift, jitter, paraphrase, focus, hasten, precision,
             intent_noise: of every training; see `libra train`.
         rounds: of DAgger.
         round_demonstrations: per task and round, at the first of `spreads`.
@@ -87,6 +87,7 @@ class SuitesConfig:
     jitter: float = 0.3
     paraphrase: float = 0.0
     focus: float = 0.2
+    hasten: bool = False
     precision: Precision = TrainConfig.precision
     intent_noise: float = 0.0
     rounds: int = 1
@@ -224,6 +225,7 @@ def trainings(config: SuitesConfig, number: int) -> Iterator[TrainConfig]:
         batch_size=config.batch_size,
         paraphrase=config.paraphrase,
         focus=config.focus,
+        hasten=config.hasten,
         precision=config.precision,
         intent_noise=config.intent_noise,
         curriculum="none",
