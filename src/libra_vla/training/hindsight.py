@@ -11,8 +11,7 @@ THERE = 2.0
 """How far from where the gripper moves a robot may be to be there: in each number of proprioception
 as many of the dataset's ordinary (mean absolute) changes per step."""
 WAITING_SECONDS = 0.25
-"""How long it is there at least, if it waits: who comes slowly nearer is not there yet, and a grasp
-that is a centimetre short slips."""
+"""How long it is there at least, if it waits: who comes slowly nearer is not there yet."""
 
 
 def hastened(dataset: LeRobotDataset) -> LeRobotDataset:
