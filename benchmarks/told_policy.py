@@ -96,10 +96,10 @@ class Examples:
         places, instructions = places_asked(dataset, dataset.places), list(dataset.tasks)
         rows, tasks, stops = [], [], []
         for episode in dataset.episodes:
-            for start, stop in episode.stretches:
-                rows.append(np.arange(episode.start + start, episode.start + stop))
-                stops.append(np.full(stop - start, episode.start + stop))
-                tasks.append(np.full(stop - start, instructions.index(episode.instruction)))
+            for span in episode.spans:
+                rows.append(np.arange(span.start, span.stop))
+                stops.append(np.full(len(rows[-1]), span.stop))
+                tasks.append(np.full(len(rows[-1]), instructions.index(episode.instruction)))
         row, stop = np.concatenate(rows), np.concatenate(stops)
         ahead = row[:, None] + np.arange(CHUNK)
         return cls(

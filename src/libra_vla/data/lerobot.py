@@ -93,6 +93,11 @@ class Episode:
         return [(a, b) for a, b in zip(starts, stops, strict=True) if a < b]
 
     @property
+    def spans(self) -> list[slice]:
+        """The same stretches as rows of the dataset's tables."""
+        return [slice(self.start + a, self.start + b) for a, b in self.stretches]
+
+    @property
     def drawn(self) -> np.ndarray:
         """Frames whose picture is their own, int64 [K]."""
         return np.concatenate([np.arange(a, b, self.drawn_every) for a, b in self.stretches])

@@ -56,7 +56,7 @@ class TrainConfig:
         planner_weight, refiner_weight: of the joint loss (open in the paper). With 0 that half
             stays as it is, and a step costs about half as much; validation grades both. With both 0
             a planner that plans by places learns to look alone, from stills, and plans by what it
-            sees as before.
+            sees as before; without `init`, where there are no plans yet, it learns words, too.
         stills: dataset of `libra collect --stills`, from which the planner learns to tell where the
             things are that it is to go to; what it tells, its plans are made from. A policy of
             `init` that tells none learns to. Leave shift at 0: in demonstrations that are shifted

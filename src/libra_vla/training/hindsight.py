@@ -22,6 +22,10 @@ def hastened(dataset: LeRobotDataset) -> LeRobotDataset:
     that does not remember how long it has waited learns to wait, and where it never quite gets
     there, does so for ever.
 
+    Args:
+        dataset: of its actions [T, D] only the gripper's column changes, and neither the dataset
+            nor its files do; proprioception [T, S] says where the robot is, in whatever units.
+
     Raises:
         LibraError: the robot has no gripper.
     """
@@ -31,17 +35,13 @@ def hastened(dataset: LeRobotDataset) -> LeRobotDataset:
     actions = dataset.actions.copy()
     raw, states = dataset.actions[:, gripper], dataset.states
     closed = raw > (raw.min() + raw.max()) / 2.0
-    spans = [
-        (episode.start + start, episode.start + stop)
-        for episode in dataset.episodes
-        for start, stop in episode.stretches
-    ]
-    changes = [np.abs(np.diff(states[start:stop], axis=0)) for start, stop in spans]
+    spans = [span for episode in dataset.episodes for span in episode.spans]
+    changes = [np.abs(np.diff(states[span], axis=0)) for span in spans]
     reach = THERE * np.concatenate(changes).mean(axis=0)
     least = round(WAITING_SECONDS * convention.rate_hz)
-    for start, stop in spans:
-        earliest = start
-        for moves in start + 1 + np.flatnonzero(np.diff(closed[start:stop])):
+    for span in spans:
+        earliest = span.start
+        for moves in span.start + 1 + np.flatnonzero(np.diff(closed[span])):
             away = (np.abs(states[earliest:moves] - states[moves]) > reach).any(axis=1)
             arrived = earliest + int(np.flatnonzero(away).max(initial=-1)) + 1
             if moves - arrived >= least:

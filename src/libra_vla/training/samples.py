@@ -103,8 +103,7 @@ class Samples:
         for index in episodes:
             episode = dataset.episodes[index]
             drawn.append(episode.start + episode.drawn)
-            for start, stop in episode.stretches:
-                span = slice(episode.start + start, episode.start + stop)
+            for span in episode.spans:
                 self.instruction[span] = episode.instruction
                 self.first[span], self.last[span] = span.start, span.stop - 1
                 self.every[span] = episode.drawn_every
