@@ -74,7 +74,6 @@ class Grasp:
         width: of what is grasped, metres.
         depth: of the grip site below the object's top, metres.
         cost: what the planner minimised.
-        around_goal: surface samples [L, 3] that the hand should not touch at `goal` either.
         tilt: rotation [3, 3] by which the hand leans away from pointing straight down.
     """
 

@@ -28,6 +28,9 @@ LIP = 0.02
 """Metres above the middle of a rack's region at which a bottle's foot is let go of."""
 INSIDE = 0.03
 """Metres behind the front of an oven's region at which an object's origin comes to rest."""
+RAMP = 0.12
+"""Angle (rad) at which an object comes down into an oven: what comes in level, and has dipped a
+little in the hand, meets the sill."""
 EDGE = 0.008
 """Metres that what is pushed stays clear of the edge of its region."""
 AWAY = np.array([1.0, 0.0, 0.0])
@@ -137,7 +140,8 @@ def _inserted(scene: Scene, oven: str, relative: np.ndarray) -> Placement:
     aside = walls @ across
     position += (aside[aside < 0].max() + aside[aside > 0].min()) / 2 * across
     position[2] = surface - float(relative[:, 2].min()) + DROP
-    return Placement(position, up=_way_out(scene, oven))
+    out = _way_out(scene, oven)
+    return Placement(position, up=np.cos(RAMP) * out + np.sin(RAMP) * UP)
 
 
 def _way_out(scene: Scene, oven: str) -> np.ndarray:
