@@ -30,7 +30,9 @@ TOLERANCE = 0.010
 CLOSE_STEPS = 7
 FINGERS_STOPPED = 0.0005
 OPENED = 0.06
-RETREAT = 0.10
+RETREAT, UNHURRIED = 0.10, 0.6
+"""Metres that the hand goes back from what it has moved, and the share of its speed with which it
+does: an arm that is stretched there goes on until its elbow is straight, and no pull bends that."""
 BAR_DEPTH = 0.018
 """Depth (m) of a drawer's bar, as its outermost part."""
 BEHIND = 0.006
@@ -126,7 +128,8 @@ class Handle(Skill):
         if float((hand - self._release) @ back) > RETREAT or self._stalled(hand):
             self.finished = True
         way = self._release + (RETREAT + 0.02) * back - hand
-        return action(way, rotation_vector(self._frame @ frame.T), gripper=-1.0)
+        turn = rotation_vector(self._frame @ frame.T)
+        return action(way, turn, gripper=-1.0, speed=UNHURRIED)
 
 
 class OpenDrawer(Handle):

@@ -32,6 +32,9 @@ centimetres lower than it was shown, and what is too low shoves the plate along.
 ABOVE, PASSING = 0.01, 0.01
 """Metres kept between the fingers' tips and a target's top until they go around it, and between
 what comes down and the target's neighbours."""
+ASTRAY = 0.02
+"""Metres up to which a leaning hand with its fingers around a target moves sideways where it is.
+Told to rise, such an arm goes aside as well: a decimetre, before it comes down again."""
 HOVER = 0.08
 """Least height above a grasp at which the hand arrives, m."""
 CORRIDOR = 0.09
@@ -80,13 +83,15 @@ class PickAndPlace(Skill):
         room = float(np.clip(0.036 - grasp.width / 2, 0.010, 0.015))
         insertion = grasp.depth + FINGER_TIP + ABOVE
         ceiling = max((self._transit - site[2]) * up[2], HOVER)
-        height = funnel(error, room, insertion, ceiling, self._slope)
-        self.phase = "reach" if height > insertion else "descend"
         missing = abs(float((site - hand) @ up))
+        around = not grasp.upright and missing < insertion / 2 and error < ASTRAY
+        height = 0.0 if around else funnel(error, room, insertion, ceiling, self._slope)
+        self.phase = "reach" if height > insertion else "descend"
+        tolerance = room if around else max(GRASP_TOLERANCE, room / 2)
         stalled = self._stalled(hand)
         if stalled and error + missing > STALLED_TOLERANCE:
             return self._retry()
-        if stalled or (error < max(GRASP_TOLERANCE, room / 2) and missing < HEIGHT_TOLERANCE):
+        if stalled or (error < tolerance and missing < HEIGHT_TOLERANCE):
             return self._go(self._close, hand, frame)
         return action(steer(site - hand, height, up), turn, gripper=-1.0)
 
