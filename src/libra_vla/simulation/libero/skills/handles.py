@@ -32,7 +32,7 @@ FINGERS_STOPPED = 0.0005
 OPENED = 0.06
 RETREAT, UNHURRIED = 0.10, 0.6
 """Metres that the hand goes back from what it has moved, and the share of its speed with which it
-does: an arm that is stretched there goes on until its elbow is straight, and no pull bends that."""
+does, and pulls. Faster it slips off the bar, and once its elbow is straight no pull bends that."""
 BAR_DEPTH = 0.018
 """Depth (m) of a drawer's bar, as its outermost part."""
 BEHIND = 0.006
@@ -150,7 +150,8 @@ class OpenDrawer(Handle):
         outwards = -self._joint.axis
         aside = site - hand - ((site - hand) @ outwards) * outwards
         way = aside + max(self._joint.value - OPEN, 0.0) * outwards
-        return action(way, rotation_vector(rotation @ frame.T), gripper=1.0)
+        turn = rotation_vector(rotation @ frame.T)
+        return action(way, turn, gripper=1.0, speed=UNHURRIED)
 
 
 class TurnKnob(Handle):
