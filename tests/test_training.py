@@ -76,6 +76,22 @@ def test_a_policy_may_see_other_pictures_than_its_preset(data: Path, tmp_path: P
     assert not (tmp_path / "other").exists()
 
 
+def test_demonstrations_may_be_left_out(data: Path):
+    dataset = LeRobotDataset.open(data)
+    last = len(dataset.episodes) - 1
+    asked = config(data, Path("unused"), leave_out=f"1, {last}", validation=0.25)
+    policy, training, held_out = build_policy(asked, dataset)
+    assert sorted(training + held_out) == [n for n in range(last + 1) if n not in (1, last)]
+    assert policy.training["dataset"]["episodes"] == len(training)
+    for text, said in (
+        ("1,x", "'x': expected numbers such as '3,17,40-52'"),
+        (f"0-{last + 1}", f"names episode {last + 1}, but the dataset has 0 to {last}"),
+        (f"0-{last}", "no episodes are left to train on"),
+    ):
+        with pytest.raises(LibraError, match=said):
+            build_policy(config(data, Path("unused"), leave_out=text), dataset)
+
+
 @pytest.mark.parametrize("preset", ["tiny", "tiny-monolithic"])
 def test_a_run_leaves_a_policy_and_its_record(data: Path, tmp_path: Path, preset: str):
     out = tmp_path / "run"

@@ -1,5 +1,6 @@
 """The policy that a training begins with: a new one that fits the data, or another run's."""
 
+from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def build_policy(
             f"nothing moves in {dataset.path}, all its actions are 0: give stills as --stills, "
             "beside demonstrations"
         )
-    training, held_out = split(config, len(dataset.episodes))
+    left_out = episodes_named(config.leave_out, len(dataset.episodes))
+    training, held_out = split(config, len(dataset.episodes), left_out)
     record = {
         "preset": config.preset,
         "seed": config.seed,
@@ -65,13 +67,39 @@ def build_policy(
     return policy, training, held_out
 
 
-def split(config: TrainConfig, episodes: int) -> tuple[list[int], list[int]]:
-    """Returns the episodes to train on and those held out."""
-    order = np.random.default_rng(config.split_seed).permutation(episodes).tolist()
-    held = round(config.validation * episodes)
-    if held == episodes:
-        raise LibraError("no episodes are left to train on: lower --validation")
+def split(
+    config: TrainConfig, episodes: int, left_out: Set[int] = frozenset()
+) -> tuple[list[int], list[int]]:
+    """Returns the episodes to train on and those held out, of so many; some may be neither.
+
+    Raises:
+        LibraError: none is left to train on.
+    """
+    drawn = np.random.default_rng(config.split_seed).permutation(episodes).tolist()
+    order = [number for number in drawn if number not in left_out]
+    held = round(config.validation * len(order))
+    if held == len(order):
+        raise LibraError("no episodes are left to train on: lower --validation, or leave fewer out")
     return sorted(order[held:]), sorted(order[:held])
+
+
+def episodes_named(text: str, episodes: int) -> Set[int]:
+    """The numbers that a text such as "3,17,40-52" stands for; none for an empty one.
+
+    Raises:
+        LibraError: it is no such text, or the dataset has no such episode.
+    """
+    named: set[int] = set()
+    for part in text.split(",") if text else ():
+        first, dash, last = (word.strip() for word in part.partition("-"))
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise LibraError(f"leave_out has '{part}': expected numbers such as '3,17,40-52'")
+        named |= set(range(int(first), int(last or first) + 1))
+    if unknown := {number for number in named if number >= episodes}:
+        raise LibraError(
+            f"leave_out names episode {min(unknown)}, but the dataset has 0 to {episodes - 1}"
+        )
+    return named
 
 
 def _architecture(config: TrainConfig) -> PolicyConfig:

@@ -73,6 +73,8 @@ class TrainConfig:
         intents: "hard" or "soft"; by default the preset's. See `libra_vla.config.PolicyConfig`.
         normalisation: how raw actions map to [-1, 1].
         validation: share of the episodes held out of training, for the logged validation losses.
+        leave_out: demonstrations that are neither learned from nor held out, by the numbers that
+            the dataset gives its episodes, such as "3,17,40-52".
         split: seed that draws the held-out episodes and their batches; by default `seed`.
         precision: "bf16" computes the networks in bfloat16 while they learn, which is faster on
             CPUs with instructions for it (AMX, AVX512_BF16), else slower; weights stay float32.
@@ -119,6 +121,7 @@ class TrainConfig:
     intents: Intents | None = None
     normalisation: Normalisation = "min_max"
     validation: float = 0.0
+    leave_out: str = ""
     split: int | None = None
     precision: Precision = "fp32"
     seed: int = 0
