@@ -39,7 +39,7 @@ TOLERANCE = 0.02
 TURN_ARM = 0.06
 PUSH = 0.05
 """Metres that the hand aims beyond the bar."""
-SHUT, DOOR_SHUT = 0.003, -0.002
+SHUT, DOOR_SHUT = 0.001, -0.002
 """Position (m) of a drawer and angle (rad) of a door from which on it is shut."""
 AT_REST = 4
 """Steps for which a door must stay shut, since it may spring back."""
