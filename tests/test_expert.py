@@ -492,6 +492,42 @@ def test_a_hand_that_slips_off_a_drawer_takes_hold_of_it_again():
 
 
 @pytest.mark.simulator
+@pytest.mark.parametrize(
+    ("suite", "index", "reset", "grasps"),
+    [
+        ("libero_10", 9, 10, 1),  # a mug that dipped in the hand met the oven's sill
+        ("libero_goal", 3, 15, 2),  # a leaning hand went up and down for 600 steps
+    ],
+)
+def test_noise_makes_it_try_no_second_time(suite: str, index: int, reset: int, grasps: int):
+    """With a demonstration's largest noise, in resets in which that was not enough before."""
+    env, expert = begun(suite, index, seed=700_000 + reset, spread=0.02)
+    rng, phases = np.random.default_rng([index, reset]), [expert.phase]
+    while not expert.done and env.steps_taken < 300:
+        action = expert.act()
+        action[:6] += 0.1 * rng.standard_normal(6)
+        env.step(np.clip(action, -1.0, 1.0))
+        if expert.phase != phases[-1]:
+            phases.append(expert.phase)
+    env.close()
+    assert expert.succeeded
+    assert phases.count("close") == grasps
+
+
+@pytest.mark.simulator
+def test_a_drawer_that_is_shut_is_pressed_no_further():
+    """It rests at 1.7 mm, 1 mm beyond what counts as shut."""
+    env, expert = begun("libero_10", 3)
+    joint, pressed = expert._scene.joint("white_cabinet_1_bottom_region"), 0
+    while not expert.done and env.steps_taken < env.task.step_budget:
+        env.step(expert.act())
+        pressed += expert.phase == "push" and joint.value > 0.001
+    env.close()
+    assert expert.succeeded
+    assert pressed <= 1
+
+
+@pytest.mark.simulator
 def test_no_finger_reaches_into_a_basket():
     """Between its walls a hand that is a centimetre beside its place shoves the basket along."""
     env, expert = begun("libero_10", 1)
