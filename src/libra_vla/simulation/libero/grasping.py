@@ -85,11 +85,6 @@ class Grasp:
     cost: float
     tilt: np.ndarray = field(default_factory=lambda: np.eye(3))
 
-    @property
-    def upright(self) -> bool:
-        """Whether the hand points straight down."""
-        return bool(self.tilt[2, 2] == 1.0)
-
     def hand(self, yaw: float) -> np.ndarray:
         """Rotation [3, 3] of the hand that carries what was grasped, with its fingers at `yaw`."""
         return self.tilt @ hand_rotation(yaw)

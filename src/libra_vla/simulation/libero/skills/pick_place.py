@@ -33,13 +33,14 @@ ABOVE, PASSING = 0.01, 0.01
 """Metres kept between the fingers' tips and a target's top until they go around it, and between
 what comes down and the target's neighbours."""
 ASTRAY = 0.02
-"""Metres up to which a leaning hand with its fingers around a target moves sideways where it is.
-Told to rise, such an arm goes aside as well: a decimetre, before it comes down again."""
+"""Metres up to which a hand that has its fingers around a target moves sideways where it is, and
+closes as soon as they are clear of it: up again costs time, and takes a leaning hand a decimetre
+aside."""
 HOVER = 0.08
 """Least height above a grasp at which the hand arrives, m."""
 CORRIDOR = 0.09
 """Half width of the corridor that must be clear, m: an object's radius and the open hand's."""
-GRASP_TOLERANCE, PLACE_TOLERANCE = 0.005, 0.010
+PLACE_TOLERANCE = 0.010
 HEIGHT_TOLERANCE = 0.005
 SLIP = 0.04
 """Metres by which a held object may move in the hand before it counts as lost."""
@@ -84,14 +85,13 @@ class PickAndPlace(Skill):
         insertion = grasp.depth + FINGER_TIP + ABOVE
         ceiling = max((self._transit - site[2]) * up[2], HOVER)
         missing = abs(float((site - hand) @ up))
-        around = not grasp.upright and missing < insertion / 2 and error < ASTRAY
+        around = missing < insertion / 2 and error < ASTRAY
         height = 0.0 if around else funnel(error, room, insertion, ceiling, self._slope)
         self.phase = "reach" if height > insertion else "descend"
-        tolerance = room if around else max(GRASP_TOLERANCE, room / 2)
         stalled = self._stalled(hand)
         if stalled and error + missing > STALLED_TOLERANCE:
             return self._retry()
-        if stalled or (error < tolerance and missing < HEIGHT_TOLERANCE):
+        if stalled or (error < room and missing < HEIGHT_TOLERANCE):
             return self._go(self._close, hand, frame)
         return action(steer(site - hand, height, up), turn, gripper=-1.0)
 
