@@ -528,6 +528,19 @@ def test_a_drawer_that_is_shut_is_pressed_no_further():
 
 
 @pytest.mark.simulator
+def test_a_hand_that_has_lost_its_plate_goes_behind_it_again():
+    """It went on without, in a straight line, for as long as it was let."""
+    env, expert = begun("libero_goal", 5)
+    pushed, aside = 0, np.array([-1.0, 0.0, 0.6, 0.0, 0.0, 0.0, -1.0])
+    while not expert.done and env.steps_taken < 400:
+        action = expert.act()
+        pushed += expert.phase == "push"
+        env.step(aside if expert.phase == "push" and 8 <= pushed < 20 else action)
+    env.close()
+    assert expert.succeeded
+
+
+@pytest.mark.simulator
 def test_no_finger_reaches_into_a_basket():
     """Between its walls a hand that is a centimetre beside its place shoves the basket along."""
     env, expert = begun("libero_10", 1)

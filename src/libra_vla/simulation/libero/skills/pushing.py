@@ -55,6 +55,8 @@ ABOVE = 0.002
 """Metres between the finger tips and the table."""
 PLATE_STEP, HOLD_DOWN = 0.022, 4.0
 """Metres that the hand aims ahead of itself, and the gain that keeps it down."""
+LOST = 0.03
+"""Metres that a hand may be farther from a plate than when it pushes: beyond it pushes nothing."""
 PLACED = 0.008
 """Metres before its place at which a plate is left."""
 RETREAT = 0.08
@@ -73,9 +75,13 @@ class Push(Skill):
     def __init__(self, scene: Scene, goal: Goal) -> None:
         super().__init__(scene, goal)
         self._plan()
-        hand, _ = scene.hand()
-        self._transit = highest(scene.points(), hand, self._start, RUN_UP) + CLEARANCE
+        self._clear_way()
         self._enter(self._push if self._touches() else self._approach)
+
+    def _clear_way(self) -> None:
+        """Plans how high the hand has to be on its way to where the push starts."""
+        hand, _ = self.scene.hand()
+        self._transit = highest(self.scene.points(), hand, self._start, RUN_UP) + CLEARANCE
 
     def _touches(self) -> bool:
         """Whether somebody brought the hand there already."""
@@ -205,6 +211,10 @@ class PushPlate(Push):
     def _push(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         self.phase = "push"
         position, _ = self.scene.pose(self.goal.target)
+        if sideways(position - hand) > self._radius + FINGER_ACROSS + LOST:
+            self._aim(position)
+            self._clear_way()
+            return self._go(self._approach, hand, frame)
         way = self._legs[0] - position
         if float(way @ self._heading) < PLACED or self._stalled(hand):
             self._legs.pop(0)
