@@ -83,9 +83,11 @@ def test_demonstrations_may_be_left_out(data: Path):
     policy, training, held_out = build_policy(asked, dataset)
     assert sorted(training + held_out) == [n for n in range(last + 1) if n not in (1, last)]
     assert policy.training["dataset"]["episodes"] == len(training)
+    assert policy.training["dataset"]["left_out"] == [1, last]
     for text, said in (
         ("1,x", "'x': expected numbers such as '3,17,40-52'"),
-        (f"0-{last + 1}", f"names episode {last + 1}, but the dataset has 0 to {last}"),
+        (f"0-{10**12}", f"has '0-{10**12}', but the episodes are 0 to {last}"),
+        ("1-0", "has '1-0', but the episodes are"),
         (f"0-{last}", "no episodes are left to train on"),
     ):
         with pytest.raises(LibraError, match=said):

@@ -50,6 +50,7 @@ def build_policy(
             "name": dataset.path.name,
             "fingerprint": dataset.fingerprint,
             "episodes": len(training),
+            "left_out": sorted(left_out),
             "instructions": list(dataset.tasks),
         },
         "versions": versions(),
@@ -94,11 +95,12 @@ def episodes_named(text: str, episodes: int) -> Set[int]:
         first, dash, last = (word.strip() for word in part.partition("-"))
         if not first.isdigit() or (dash and not last.isdigit()):
             raise LibraError(f"leave_out has '{part}': expected numbers such as '3,17,40-52'")
-        named |= set(range(int(first), int(last or first) + 1))
-    if unknown := {number for number in named if number >= episodes}:
-        raise LibraError(
-            f"leave_out names episode {min(unknown)}, but the dataset has 0 to {episodes - 1}"
-        )
+        low, high = int(first), int(last or first)
+        if not low <= high < episodes:
+            raise LibraError(
+                f"leave_out has '{part.strip()}', but the episodes are 0 to {episodes - 1}"
+            )
+        named |= set(range(low, high + 1))
     return named
 
 
