@@ -516,7 +516,7 @@ def test_noise_makes_it_try_no_second_time(suite: str, index: int, reset: int, g
 
 @pytest.mark.simulator
 def test_a_drawer_that_is_shut_is_pressed_no_further():
-    """It rests at 1.7 mm, 1 mm beyond what counts as shut."""
+    """It rests at 1.7 mm, and counts as shut from 0 on."""
     env, expert = begun("libero_10", 3)
     joint, pressed = expert._scene.joint("white_cabinet_1_bottom_region"), 0
     while not expert.done and env.steps_taken < env.task.step_budget:

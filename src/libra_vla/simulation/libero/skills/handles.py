@@ -32,7 +32,7 @@ FINGERS_STOPPED = 0.0005
 OPENED = 0.06
 RETREAT, UNHURRIED = 0.10, 0.6
 """Metres that the hand goes back from what it has moved, and the share of its speed with which it
-does, and pulls. Faster it slips off the bar, and once its elbow is straight no pull bends that."""
+goes back and pulls. Faster, it slips off a bar, and goes on until its elbow is straight."""
 BAR_DEPTH = 0.018
 """Depth (m) of a drawer's bar, as its outermost part."""
 BEHIND = 0.006

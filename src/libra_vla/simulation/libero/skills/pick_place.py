@@ -33,9 +33,8 @@ ABOVE, PASSING = 0.01, 0.01
 """Metres kept between the fingers' tips and a target's top until they go around it, and between
 what comes down and the target's neighbours."""
 ASTRAY = 0.02
-"""Metres up to which a hand that has its fingers around a target moves sideways where it is, and
-closes as soon as they are clear of it: up again costs time, and takes a leaning hand a decimetre
-aside."""
+"""Metres up to which a hand that has its fingers around a target moves sideways where it is: up
+again costs time, and takes a leaning hand a decimetre aside."""
 HOVER = 0.08
 """Least height above a grasp at which the hand arrives, m."""
 CORRIDOR = 0.09
