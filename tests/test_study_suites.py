@@ -1,5 +1,6 @@
 """The study of all suites: what each stage asks for, what is added up, and the page."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from libra_vla.errors import LibraError
 from libra_vla.files import sole_writer, write_json, write_text
 from libra_vla.reports.suites import render
-from libra_vla.stages import train_and_evaluate, training_seconds
+from libra_vla.stages import StageClock, train_and_evaluate, training_core_seconds
 from libra_vla.studies import suites
 from libra_vla.studies.suites import failures, study_suites, summary
 from libra_vla.studies.suites_stages import (
@@ -95,7 +96,9 @@ def test_libra_learns_to_look_then_to_plan_then_to_refine(tmp_path: Path):
     looking, *driver = trainings(config, 0)
     *evaluated, base = trainings(config, 1)
     assert looking.only_looks and looking.stills is not None and looking.init is None
-    assert (looking.steps, looking.threads) == (11, config.workers), "nothing else is to do"
+    assert looking.steps == 11
+    assert {t.threads for t in (looking, *driver)} == {config.workers}, "nothing else is to do"
+    assert {t.threads for t in (*evaluated, base)} == {1}, "side by side"
     for planning, refining in (driver, evaluated):
         assert planning.init == looking.out, "it learns to look once"
         assert (planning.planner_weight, planning.refiner_weight) == (1.0, 0.0)
@@ -123,7 +126,7 @@ def test_each_part_of_libra_keeps_what_the_one_before_learned(tmp_path: Path):
     eyes = [n for n in libra if n.startswith("planner.backbone.")]
     assert eyes and all(torch.equal(libra[n], looks[n]) for n in eyes)
     assert any(not torch.equal(plans[n], looks[n]) for n in plans), "it learned to plan"
-    assert all(training_seconds(t.out) > 0.0 for t in asked)
+    assert all(training_core_seconds(t.out) > 0.0 for t in asked)
     marks = [(t.out / "checkpoint/model.safetensors").stat().st_mtime_ns for t in asked]
     train_and_evaluate(asked, [], workers=2)
     assert marks == [(t.out / "checkpoint/model.safetensors").stat().st_mtime_ns for t in asked]
@@ -163,6 +166,14 @@ def test_evaluations_follow_the_official_protocol(tmp_path: Path):
         assert Path(evaluation.policy).name.endswith("-2"), "the policy of the last round"
 
 
+def test_clocks_add_up_over_runs_and_a_process_own_time_is_what_it_worked(tmp_path: Path):
+    for _ in range(2):
+        StageClock(tmp_path / "wall").time("waiting", lambda: time.sleep(0.1))
+        StageClock(tmp_path / "core", time.process_time).time("waiting", lambda: time.sleep(0.1))
+    assert StageClock(tmp_path / "wall").seconds["waiting"] >= 0.2
+    assert StageClock(tmp_path / "core").seconds["waiting"] < 0.2
+
+
 def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     said: list[str] = []
 
@@ -200,7 +211,7 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
         *(f"{name} by Libra-0" for name in second), " + ".join(["all-0", *second]),
         "Libra-plans-1", "Libra-1", "Libra-Base-1",
     ]  # fmt: skip
-    assert study["training_seconds"] == {"Libra": 15.0, "Libra-Base": 3.0}
+    assert study["training_core_seconds"] == {"Libra": 15.0, "Libra-Base": 3.0}
     assert list(study["seconds"])[-1] == "training and evaluation" and len(study["seconds"]) == 5
     first = study["arms"][0]["suites"]["libero_goal"]
     assert first["episodes"] == 12 and len(first["seeds"]) == 3
@@ -246,6 +257,7 @@ def test_an_arm_is_added_up_over_seeds_suites_and_tasks(tmp_path: Path):
             "arms": [row],
             "paper": {s: PAPER[s] for s in SUITES},
             "seconds": {"evaluation": 60.0},
+            "training_core_seconds": {"Libra": 240.0},
             "workers": 2,
         },
         [],

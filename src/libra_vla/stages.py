@@ -16,14 +16,21 @@ from libra_vla.workers import fan_out
 T = TypeVar("T")
 
 SECONDS = "seconds.json"
-"""How long a run has trained, in its folder."""
+"""How many seconds of one core a run has trained, in its folder."""
 
 
 @dataclass
 class StageClock:
-    """Announces stages, and adds up their seconds over interrupted runs."""
+    """Announces stages, and adds up their seconds over interrupted runs.
+
+    Attributes:
+        path: of the record.
+        now: seconds by the clock, or this process's own, which add up over its threads and do not
+            depend on what else the machine does.
+    """
 
     path: Path
+    now: Callable[[], float] = time.monotonic
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -32,12 +39,12 @@ class StageClock:
     def time(self, stage: str, work: Callable[[], T], *, quiet: bool = False) -> T:
         if not quiet:
             print(f"== {stage}", file=sys.stderr)
-        began = time.monotonic()
+        began = self.now()
         try:
             return work()
         finally:
             record = read_json(self.path) if self.path.exists() else {"seconds": {}}
-            spent = record["seconds"].get(stage, 0.0) + time.monotonic() - began
+            spent = record["seconds"].get(stage, 0.0) + self.now() - began
             record["seconds"][stage] = round(spent, 1)
             write_json(self.path, record)
 
@@ -88,7 +95,7 @@ class TrainJob:
     def run(self) -> None:
         from libra_vla.training.trainer import train
 
-        clock = StageClock(self.config.out / SECONDS)
+        clock = StageClock(self.config.out / SECONDS, time.process_time)
         clock.time("training", lambda: train(self.config, position=self.position), quiet=True)
 
 
@@ -115,8 +122,8 @@ class EvalJob:
         evaluate(self.config, position=self.position)
 
 
-def training_seconds(run: Path) -> float:
-    """What a training of `train_and_evaluate` took, over interrupted runs."""
+def training_core_seconds(run: Path) -> float:
+    """What a training of `train_and_evaluate` took of the cores, over interrupted runs."""
     return sum(StageClock(run / SECONDS).seconds.values())
 
 

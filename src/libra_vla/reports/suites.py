@@ -126,9 +126,10 @@ def _time(study: Study) -> Markup:
     rows = [
         (name, f"{s / 60:.0f}", percent(s / total if total else 0.0)) for name, s in seconds.items()
     ]
-    trained = [(name, f"{s / 60:.0f}") for name, s in study.get("training_seconds", {}).items()]
+    spent: Mapping[str, float] = study["training_core_seconds"]
+    trained = [(name, f"{s / 60:.0f}") for name, s in spent.items()]
     return tag(
         "div",
         table(("stage", "minutes", "share"), rows),
-        table(("policy", "minutes of training, with what drove in earlier rounds"), trained),
+        table(("policy", "core-minutes of training, earlier drivers included"), trained),
     )

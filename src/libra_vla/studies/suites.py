@@ -23,7 +23,7 @@ from libra_vla.files import alone_in_out, read_json, write_json
 from libra_vla.reports.evaluation import write_evaluation_report
 from libra_vla.reports.inputs import Curves
 from libra_vla.reports.suites import write_report
-from libra_vla.stages import StageClock, train_and_evaluate, training_seconds
+from libra_vla.stages import StageClock, train_and_evaluate, training_core_seconds
 from libra_vla.studies.machine import REPORT, STUDY, claim
 from libra_vla.studies.suites_stages import (
     ARMS,
@@ -89,7 +89,7 @@ def study_suites(config: SuitesConfig) -> dict[str, Any]:
         ],
         "paper": {suite: PAPER.get(suite) for suite in config.suites},
         "seconds": clock.seconds,
-        "training_seconds": _training_seconds(config),
+        "training_core_seconds": _training_core_seconds(config),
         "workers": config.workers,
         "versions": versions(),
     }
@@ -136,13 +136,13 @@ def _gather(parts: Sequence[CollectConfig], whole: Path, before: Sequence[Path] 
         merge(paths, whole)
 
 
-def _training_seconds(config: SuitesConfig) -> dict[str, float]:
-    """What each policy's training took on its core, drivers of earlier rounds included."""
+def _training_core_seconds(config: SuitesConfig) -> dict[str, float]:
+    """What each policy's training took of the cores, drivers of earlier rounds included."""
     spent: dict[str, float] = {}
     for number in range(config.rounds + 1):
         for training in trainings(config, number):
             name = BASE if training.out == policy_folder(config, BASE, number) else LIBRA
-            spent[name] = spent.get(name, 0.0) + training_seconds(training.out)
+            spent[name] = spent.get(name, 0.0) + training_core_seconds(training.out)
     return spent
 
 

@@ -233,7 +233,7 @@ def trainings(config: SuitesConfig, number: int) -> Iterator[TrainConfig]:
         jitter=config.jitter,
         ema=0.998,
         seed=config.seed + number,
-        threads=1,
+        threads=1 if last else config.workers,
         resume=True,
     )
     if config.looking:
