@@ -497,6 +497,7 @@ def test_a_hand_that_slips_off_a_drawer_takes_hold_of_it_again():
     [
         ("libero_10", 9, 10, 1),  # a mug that dipped in the hand met the oven's sill
         ("libero_goal", 3, 15, 2),  # a leaning hand went up and down for 600 steps
+        ("libero_10", 6, 8, 2),  # an arm stretched out over a plate did not come back
     ],
 )
 def test_noise_makes_it_try_no_second_time(suite: str, index: int, reset: int, grasps: int):

@@ -15,6 +15,8 @@ FLOOR_GAP = 0.02
 """Metres by which a region's box may end above the floor of a compartment."""
 SURFACE_RADIUS = 0.03
 """Metres around a receptacle's centre in which its highest point is its surface."""
+ELBOW = 3
+"""The arm's joint, counted from the base, that bends its elbow."""
 FLAT = 0.005
 """Half height (m) of a region up to which it is a place on top of its owner, no compartment."""
 
@@ -38,6 +40,8 @@ class Scene:
         self.data = robosuite_env.sim.data._data
         robot = robosuite_env.robots[0]
         self._site = robot.eef_site_id
+        self._elbow = robot._ref_joint_pos_indexes[ELBOW]
+        self._straight = self.model.jnt_range[robot._ref_joint_indexes[ELBOW], 1]
         self.fingers = robot._ref_gripper_joint_pos_indexes
         self._finger_of = {
             self.model.geom(name).id: side
@@ -51,6 +55,10 @@ class Scene:
         """Position [3] (m) and rotation [3, 3] of the grip site; its z axis is the approach."""
         position = np.array(self.data.site_xpos[self._site])
         return position, np.array(self.data.site_xmat[self._site]).reshape(3, 3)
+
+    def elbow(self) -> float:
+        """Angle (rad) by which the elbow is bent; 0 where it can be no straighter."""
+        return float(self._straight - self.data.qpos[self._elbow])
 
     def fingers_on(self, root: int) -> int:
         """How many of the two fingers touch something that hangs on the body `root`."""

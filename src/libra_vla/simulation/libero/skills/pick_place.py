@@ -15,6 +15,7 @@ from libra_vla.simulation.libero.skills.motion import (
     from_under,
     funnel,
     highest,
+    level,
     rotation_vector,
     sideways,
     steer,
@@ -51,6 +52,9 @@ CLOSE_STEPS = 3
 lingers shows the same picture with one answer, then with another."""
 FINGERS_STOPPED = 0.0005
 """Metres per step below which the fingers count as at rest."""
+STRAIGHT, BENT, INWARDS = 0.03, 0.4, 0.05
+"""Angle (rad) of an elbow that cannot be bent by a pull of the hand towards the base, from which on
+it can, and how far (m) inwards the hand has to go for that to matter."""
 OPENED = 0.07
 RETREAT = 0.10
 SETTLED = 0.02
@@ -76,6 +80,8 @@ class PickAndPlace(Skill):
     def _approach(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         grasp = self._grasp
         site, yaw = self._grasp_pose(*self.scene.pose(self.goal.target))
+        if self.scene.elbow() < STRAIGHT and (site - hand) @ self._outwards(hand) < -INWARDS:
+            return self._go(self._bend, hand, frame)
         turn = rotation_vector(grasp.hand(yaw) @ frame.T)
         up = grasp.tilt @ UP
         error = sideways(site - hand, up) + YAW_ARM * abs(float(turn @ up))
@@ -93,6 +99,13 @@ class PickAndPlace(Skill):
         if stalled or (error < room and missing < HEIGHT_TOLERANCE):
             return self._go(self._close, hand, frame)
         return action(steer(site - hand, height, up), turn, gripper=-1.0)
+
+    def _bend(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """Rises and turns the fingers towards the base, which bends an elbow that no pull can."""
+        self.phase = "reach"
+        if self.scene.elbow() > BENT or self._steps > STALL_STEPS:
+            return self._go(self._approach, hand, frame)
+        return action(UP, np.cross(UP, self._outwards(hand)), gripper=-1.0)
 
     def _close(self, hand: np.ndarray, frame: np.ndarray) -> np.ndarray:
         self.phase = "close"
@@ -155,6 +168,10 @@ class PickAndPlace(Skill):
         return action(way, rotation_vector(self._carry_frame @ frame.T), gripper=-1.0)
 
     # Planning
+
+    def _outwards(self, hand: np.ndarray) -> np.ndarray:
+        """Level unit vector [3] from the robot's base to the hand."""
+        return level(hand - self.scene.base)
 
     def _begin(self) -> None:
         """Plans a grasp, and how high the hand has to be on the way to it."""
