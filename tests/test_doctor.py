@@ -1,11 +1,13 @@
 """The doctor: every check, in order and amiss."""
 
+import platform
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-from libra_vla import doctor
+from libra_vla import doctor, versions
 from libra_vla.cli import main, summaries
 
 
@@ -68,3 +70,23 @@ def test_exit_code_and_text(ok, code, monkeypatch, capsys):
 def test_text_for_people():
     found = {"ok": True, "checks": [{"name": "a", "ok": True, "found": "1", "remedy": None}]}
     assert summaries.doctor(found) == "ok  a  1\neverything is here"
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("flags\t: fma avx2 sse4_1", " avx2"),
+        ("flags\t: avx2 avx512f avx512_bf16", " avx512_bf16"),
+        ("flags\t: sse2", ""),
+        ("Features\t: asimd", ""),
+    ],
+)
+def test_versions_name_the_kind_of_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, told: str
+):
+    monkeypatch.setattr(versions, "CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    versions.versions.cache_clear()
+    assert versions.versions()["cpu"] == f"x86_64{told}"
+    versions.versions.cache_clear()

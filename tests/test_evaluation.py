@@ -60,7 +60,7 @@ def test_results_follow_the_contract(tmp_path):
     assert [t["init_state"] for t in results["trials"]] == [0, 1, 2, 3]
     assert len({t["seed"] for t in results["trials"]}) == 4
     assert {type(t["closings"]) for t in results["trials"]} == {int}
-    assert {"python", "torch"} <= results["versions"].keys()
+    assert {"python", "cpu", "torch"} <= results["versions"].keys()
 
 
 @given(

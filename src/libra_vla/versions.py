@@ -6,6 +6,9 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+CPUINFO = Path("/proc/cpuinfo")
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
+"""Of x86 CPUs, the later the more: networks are computed with the last one that there is."""
 PACKAGES = (
     "torch",
     "numpy",
@@ -19,17 +22,29 @@ PACKAGES = (
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that decide results, and this package's commit.
+    """Versions of Python and of the packages that decide results, this package's commit, and the
+    kind of CPU: on another one networks round otherwise, and episodes part.
 
     None stands for what is not installed; `commit` ends in "+" when files were changed since.
     """
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    found: dict[str, str | None] = {"python": platform.python_version(), "cpu": _cpu()}
     for package in ("libra-vla", *PACKAGES):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = None
     return found | {"commit": _commit()}
+
+
+def _cpu() -> str:
+    """Architecture, and the best instructions that it is known for, such as "x86_64 avx2"."""
+    kind = platform.machine()
+    try:
+        flags = next(line for line in CPUINFO.read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        return kind
+    known = [name for name in INSTRUCTIONS if name in flags.split()]
+    return " ".join([kind, *known[-1:]])
 
 
 def _commit() -> str | None:
