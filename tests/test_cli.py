@@ -163,3 +163,18 @@ def test_success_line():
 def test_sparkline_shows_what_is_rare():
     assert summaries.sparkline([0, 1, 500, 1000]) == " ▂▅█"
     assert summaries.sparkline([0, 0]) == "  "
+
+
+def test_a_scheduler_stops_a_command_as_ctrl_c_does():
+    script = (
+        "import sys, time; from libra_vla.cli import commands, main\n"
+        "def work(words):\n    print('begun', flush=True); time.sleep(60)\n"
+        "commands.doctor = work; sys.exit(main(['doctor']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process.terminate()
+    _, told = process.communicate(timeout=30)
+    assert (process.returncode, told) == (130, "stopped\n")

@@ -9,8 +9,9 @@ import torch
 from datasets import write_dataset
 from safetensors.torch import load_file
 
+from libra_vla import stages
 from libra_vla.errors import LibraError
-from libra_vla.files import sole_writer, write_json, write_text
+from libra_vla.files import read_json, sole_writer, write_json, write_text
 from libra_vla.reports.suites import render
 from libra_vla.stages import StageClock, train_and_evaluate, training_core_seconds
 from libra_vla.studies import suites
@@ -172,6 +173,21 @@ def test_clocks_add_up_over_runs_and_a_process_own_time_is_what_it_worked(tmp_pa
         StageClock(tmp_path / "core", time.process_time).time("waiting", lambda: time.sleep(0.1))
     assert StageClock(tmp_path / "wall").seconds["waiting"] >= 0.2
     assert StageClock(tmp_path / "core").seconds["waiting"] < 0.2
+
+
+def test_a_stage_that_is_killed_has_told_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stages, "NOTED", 0.01)
+    clock = StageClock(tmp_path / "record")
+    write_json(clock.path, {"settings": 1, "seconds": {"long": 5.0}})
+
+    def work() -> float:
+        deadline = time.monotonic() + 10.0
+        while (spent := clock.seconds["long"]) < 5.1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return spent
+
+    assert 5.1 <= clock.time("long", work) <= clock.seconds["long"]
+    assert read_json(clock.path)["settings"] == 1
 
 
 def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,8 +1,10 @@
 """Long work in stages: each is timed, resumed where it stopped, and skipped when it is done."""
 
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,11 +19,13 @@ T = TypeVar("T")
 
 SECONDS = "seconds.json"
 """How many seconds of one core a run has trained, in its folder."""
+NOTED = 30.0
+"""Seconds after which a stage's time is written down again: a process that is killed says none."""
 
 
 @dataclass
 class StageClock:
-    """Announces stages, and adds up their seconds over interrupted runs.
+    """Announces stages, and adds up their seconds over interrupted runs, however those ended.
 
     Attributes:
         path: of the record.
@@ -39,14 +43,34 @@ class StageClock:
     def time(self, stage: str, work: Callable[[], T], *, quiet: bool = False) -> T:
         if not quiet:
             print(f"== {stage}", file=sys.stderr)
-        began = self.now()
-        try:
+        before, began = self.seconds.get(stage, 0.0), self.now()
+
+        def note() -> None:
+            record = read_json(self.path) if self.path.exists() else {}
+            seconds = record.get("seconds", {}) | {stage: round(before + self.now() - began, 1)}
+            write_json(self.path, record | {"seconds": seconds})
+
+        with _every(NOTED, note):
             return work()
-        finally:
-            record = read_json(self.path) if self.path.exists() else {"seconds": {}}
-            spent = record["seconds"].get(stage, 0.0) + self.now() - began
-            record["seconds"][stage] = round(spent, 1)
-            write_json(self.path, record)
+
+
+@contextmanager
+def _every(seconds: float, do: Callable[[], None]) -> Iterator[None]:
+    """Does something again and again while a block runs, and once more when it ends."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            do()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        do()
 
 
 def train_and_evaluate(

@@ -1,7 +1,9 @@
 """The `libra` command. Thin: it parses, calls and prints; only the chosen command is imported."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -56,9 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code.
 
     0 means success, 1 that `libra doctor` found a problem (or a bug, with its traceback), 2 bad
-    input, 130 stopped by Ctrl-C.
+    input, 130 stopped by Ctrl-C or SIGTERM.
     """
     try:
+        _heed_sigterm()
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except HelpWanted as page:
         return _say(str(page))
@@ -73,6 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         _complain(str(stop) or "stopped")
         return INTERRUPTED
+
+
+def _heed_sigterm() -> None:
+    """What a scheduler sends before it takes a machine away stops a command as Ctrl-C does."""
+    alone = threading.current_thread() is threading.main_thread()
+    if alone and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _run(arguments: list[str]) -> int:
