@@ -1,6 +1,7 @@
 """Planner, refiner and `LibraPolicy`: shapes, learning, checkpoints and what they refuse."""
 
 import dataclasses
+import errno
 import json
 from pathlib import Path
 
@@ -655,3 +656,16 @@ def test_some_plans_are_learned_from_places_alone_but_none_is_made_so():
     seen = mask[:, :6].float().mean(dim=1)
     assert set(seen.tolist()) == {0.0, 1.0} and 0.3 < seen.mean() < 0.7
     assert head.eval().sometimes_unseen(context) is context
+
+
+def test_what_the_disk_refuses_is_an_os_error(tmp_path: Path):
+    """Safetensors raises an error of its own, which would not become a line about the disk."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError) as refused:
+            checkpoints.write_tensors({"weights": torch.zeros(100_000)}, tmp_path / "weights")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert refused.value.errno == errno.EFBIG

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from libra_vla.action_space import ActionSpace
 from libra_vla.config import PolicyConfig, from_json, to_json
@@ -18,7 +18,7 @@ from libra_vla.files import atomic_folder, read_json, sha256, write_json
 from libra_vla.images import resize
 from libra_vla.observation import Observation, ObservationSpec
 from libra_vla.policies.batch import Moment
-from libra_vla.policies.checkpoints import MANIFEST, WEIGHTS, find_checkpoint
+from libra_vla.policies.checkpoints import MANIFEST, WEIGHTS, find_checkpoint, write_tensors
 from libra_vla.policies.denoising import Join
 from libra_vla.policies.models import make_model
 
@@ -186,7 +186,7 @@ class LibraPolicy:
         if half:
             tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         with atomic_folder(folder) as aside:
-            save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, aside / WEIGHTS)
+            write_tensors(tensors, aside / WEIGHTS)
             write_json(
                 aside / MANIFEST,
                 {

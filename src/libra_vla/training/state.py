@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from libra_vla.config import defaults_of
 from libra_vla.errors import LibraError
 from libra_vla.files import atomic_folder, read_json, write_json
+from libra_vla.policies.checkpoints import write_tensors
 from libra_vla.training.config import TrainConfig
 from libra_vla.training.curriculum import CurriculumState
 from libra_vla.training.optimiser import Optimiser
@@ -60,7 +61,7 @@ class TrainingState:
         for name, value in self.optimiser.tensors().items():
             tensors[f"optimiser.{name}"] = value
         with atomic_folder(folder) as aside:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, aside / TENSORS)
+            write_tensors(tensors, aside / TENSORS)
             record = {"step": self.step, "curriculum": asdict(self.curriculum), "run": run}
             write_json(aside / RECORD, record)
 
