@@ -4,11 +4,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from libra_vla.errors import LibraError
 from libra_vla.evaluation.config import EvalConfig
 from libra_vla.evaluation.evaluate import evaluate
 from libra_vla.files import read_json, write_json
@@ -61,7 +62,8 @@ def _every(seconds: float, do: Callable[[], None]) -> Iterator[None]:
 
     def repeat() -> None:
         while not ended.wait(seconds):
-            do()
+            with suppress(LibraError):  # a full disk: the work itself will tell
+                do()
 
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
-"""Of x86 CPUs, the later the more: networks are computed with the last one that there is."""
+"""Of x86 CPUs, the oldest first: how networks round depends on which there are."""
 PACKAGES = (
     "torch",
     "numpy",
