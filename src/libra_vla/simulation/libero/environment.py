@@ -88,11 +88,7 @@ class LiberoEnv:
         self._control = ArmControl(self.robosuite_env)
         self._watch()
         self._renderer = (
-            Renderer(
-                self.robosuite_env.sim, coarse=meshes == "decimated", downward=CAMERAS["wrist"]
-            )
-            if render
-            else None
+            Renderer(self.robosuite_env.sim, coarse=meshes == "decimated") if render else None
         )
 
     @property
