@@ -197,7 +197,7 @@ class Renderer:
 
 def _alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Which of two times [geoms, 12] geoms are in the same pose, bool [geoms]."""
-    return (np.abs(one - other) < RESTS).all(axis=1)
+    return np.all(np.abs(one - other) < RESTS, axis=1)
 
 
 def _moved_by_actuators(model: Any) -> np.ndarray:
