@@ -60,8 +60,6 @@ def study_suites(config: SuitesConfig) -> dict[str, Any]:
     claim(config.out, decisive)
     clock = StageClock(config.out / CLOCK)
     evaluations = list(arms(config))
-    # Libra-Base, which is trained sooner, goes first.
-    evaluated = [e for _, e in sorted(evaluations, key=lambda e: e[0].policy != BASE)]
     try:
         for number in range(config.rounds + 1):
             last = number == config.rounds
@@ -70,8 +68,8 @@ def study_suites(config: SuitesConfig) -> dict[str, Any]:
                 clock.time("stills", lambda: _look_around(config))
             clock.time(
                 "training and evaluation" if last else _stage("training", number),
-                lambda n=number, jobs=evaluated if last else []: train_and_evaluate(
-                    list(trainings(config, n)), jobs, workers=config.workers
+                lambda n=number, jobs=evaluations if last else []: train_and_evaluate(
+                    list(trainings(config, n)), [e for _, e in jobs], workers=config.workers
                 ),
             )
     except KeyboardInterrupt:
