@@ -120,6 +120,7 @@ class Renderer:
         return pixels
 
     def _draw_whole(self, data: Any, camera: int, size: int, visible: np.ndarray) -> np.ndarray:
+        """Returns uint8 [size, size, 3], as OpenGL has it, with what mirrors show."""
         pixels = self._draw(data, camera, size, visible, mirrored=False)
         self._reflect(pixels, data, camera, visible)
         return pixels
@@ -134,8 +135,10 @@ class Renderer:
         materials = self.model.geom_matid[geoms & self.glass]
         alpha = self.model.mat_rgba[materials, 3]
         self.model.mat_rgba[materials, 3] = 1.0  # what can be seen through writes no depth
-        self._draw(data, camera, size, geoms & self.glass, mirrored=False, depth=glass)
-        self.model.mat_rgba[materials, 3] = alpha
+        try:
+            self._draw(data, camera, size, geoms & self.glass, mirrored=False, depth=glass)
+        finally:
+            self.model.mat_rgba[materials, 3] = alpha
         return _Layer(geoms, pose, pixels, depth, glass)
 
     def _draw(
