@@ -241,6 +241,42 @@ def test_stages_run_once_each_and_in_order(tmp_path: Path, monkeypatch: pytest.M
     assert 'href="evaluations/Libra, libero_goal, seed 0/report.html"' in page
 
 
+def test_a_policy_that_is_there_is_evaluated_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    evaluated = []
+
+    def train_and_evaluate(train, evaluate, *, workers):
+        assert not train
+        evaluated.extend(evaluate)
+        for config in evaluate:
+            write_json(config.out / "results.json", results_of(config, successes=1))
+
+    monkeypatch.setattr(suites, "train_and_evaluate", train_and_evaluate)
+    monkeypatch.setattr(suites, "write_evaluation_report", lambda folder, _: folder / "report.html")
+    monkeypatch.setattr(suites, "collect", lambda _: pytest.fail("nothing is to be collected"))
+    policy = Path("libra-small-libero")
+    config = SuitesConfig(tmp_path / "out", policy=policy, suites=SUITES, trials=2, noise_seeds=2)
+    study = study_suites(config)
+    assert {e.policy for e in evaluated} == {policy}
+    assert [e.out.name for e in evaluated if e.suite == "libero_10"] == [
+        "libra-small-libero, libero_10, seed 0",
+        "libra-small-libero, libero_10, seed 1",
+        "libra-small-libero, synchronous, libero_10, seed 0",
+    ]
+    assert [arm["name"] for arm in study["arms"]] == [
+        "libra-small-libero",
+        "libra-small-libero, synchronous",
+    ]
+    assert list(study["seconds"]) == ["evaluation"] and study["training_core_seconds"] == {}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "from scratch" not in page and "How they learned" not in page
+    with pytest.raises(LibraError, match="another policy"):
+        study_suites(replace(config, policy=None))
+    with pytest.raises(LibraError, match="nowhere"):
+        study_suites(replace(config, policy=tmp_path / "nowhere"))
+
+
 def test_a_single_dataset_is_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     at_once = AT_ONCE | {"scenes": 3}
     one = SuitesConfig(tmp_path, suites=SUITES[:1], spreads=(0.01,), rounds=1, **at_once)

@@ -33,11 +33,12 @@ def render(study: Study, curves: Sequence[Curves], pages: Mapping[str, str]) -> 
     arms = study["arms"]
     total = sum(study["seconds"].values())
     title = "One policy, all suites"
+    trained = study["training_core_seconds"]
+    origin = ", trained from scratch on scripted demonstrations" if trained else ""
     size = arms[0]["policy"]["parameters"] / 1e6
     lead = (
-        f"{size:.1f} M parameters, trained from scratch on scripted demonstrations; "
-        "official initial states and step budgets. The paper's policy has 3 B, "
-        "begins with a pretrained VLM and learns from human demonstrations."
+        f"{size:.1f} M parameters{origin}; official initial states and step budgets. The paper's "
+        "policy has 3 B, begins with a pretrained VLM and learns from human demonstrations."
     )
     eyebrow = f"{total / 3600:.1f} hours on {study['workers']} cores"
     return page(
@@ -50,7 +51,7 @@ def render(study: Study, curves: Sequence[Curves], pages: Mapping[str, str]) -> 
         ),
         section("tasks", "Task by task", _tasks(arms)),
         section("failures", "What failed, and how", _failures(arms, pages)),
-        section("training", "How they learned", _curves(curves)),
+        section("training", "How they learned", _curves(curves)) if curves else None,
         section("time", "Time", _time(study)),
     )
 
@@ -128,8 +129,9 @@ def _time(study: Study) -> Markup:
     ]
     spent: Mapping[str, float] = study["training_core_seconds"]
     trained = [(name, f"{s / 60:.0f}") for name, s in spent.items()]
+    head = "policy", "core-minutes of training, earlier drivers included"
     return tag(
         "div",
         table(("stage", "minutes", "share"), rows),
-        table(("policy", "core-minutes of training, earlier drivers included"), trained),
+        table(head, trained) if trained else None,
     )

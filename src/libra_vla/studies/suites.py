@@ -1,5 +1,5 @@
 """`libra study suites`: the paper's first table, from nothing: demonstrations, training, official
-evaluation of one policy on all suites.
+evaluation of one policy on all suites; or of a policy that is there already.
 
 Demonstrations come from sampled resets, and the official initial states are looked at once, at the
 end. Between the two, rounds of DAgger: a policy that was trained on all demonstrations so far
@@ -18,6 +18,8 @@ from typing import Any
 
 from libra_vla.collection import CollectConfig, collect
 from libra_vla.data.merge import merge
+from libra_vla.evaluation.config import EvalConfig
+from libra_vla.evaluation.policies import load_policy
 from libra_vla.evaluation.statistics import rate
 from libra_vla.files import alone_in_out, read_json, write_json
 from libra_vla.reports.evaluation import write_evaluation_report
@@ -26,7 +28,6 @@ from libra_vla.reports.suites import write_report
 from libra_vla.stages import StageClock, train_and_evaluate, training_core_seconds
 from libra_vla.studies.machine import REPORT, STUDY, claim
 from libra_vla.studies.suites_stages import (
-    ARMS,
     BASE,
     LIBRA,
     PAPER,
@@ -55,39 +56,35 @@ def study_suites(config: SuitesConfig) -> dict[str, Any]:
         KeyboardInterrupt: stopped; the same command goes on.
     """
     free = ("out", "workers", "trials", "noise_seeds")
+    if config.policy is not None:
+        load_policy(config.policy, device="cpu")  # what is wrong with it is told before it begins
     # A setting that older studies did not have is left out as long as it is not set.
     decisive = {k: v for k, v in asdict(config).items() if k not in free and v is not None}
     claim(config.out, decisive)
     clock = StageClock(config.out / CLOCK)
     evaluations = list(arms(config))
+    jobs = [e for _, e in evaluations]
     try:
-        for number in range(config.rounds + 1):
-            last = number == config.rounds
-            clock.time(_stage("demonstrations", number), lambda n=number: _collect(config, n))
-            if number == 0 and config.scenes:
-                clock.time("stills", lambda: _look_around(config))
-            clock.time(
-                "training and evaluation" if last else _stage("training", number),
-                lambda n=number, jobs=evaluations if last else []: train_and_evaluate(
-                    list(trainings(config, n)), [e for _, e in jobs], workers=config.workers
-                ),
-            )
+        if config.policy is None:
+            _make(config, clock, jobs)
+        else:
+            clock.time("evaluation", lambda: train_and_evaluate([], jobs, workers=config.workers))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped: the same command goes on with {config.out}") from None
-    results = {
-        arm.name: [read_json(e.out / "results.json") for a, e in evaluations if a is arm]
-        for arm in ARMS
-    }
-    synchronous = results[ARMS[1].name]
+    results: dict[Arm, list[dict[str, Any]]] = {}
+    for arm, evaluation in evaluations:
+        results.setdefault(arm, []).append(read_json(evaluation.out / "results.json"))
+    first, synchronous, *_ = results
     study = {
         "schema_version": 1,
         "settings": {k: str(v) for k, v in asdict(config).items()},
         "arms": [
-            summary(arm, results[arm.name], synchronous if arm is ARMS[0] else ()) for arm in ARMS
+            summary(arm, found, results[synchronous] if arm is first else ())
+            for arm, found in results.items()
         ],
         "paper": {suite: PAPER.get(suite) for suite in config.suites},
         "seconds": clock.seconds,
-        "training_core_seconds": _training_core_seconds(config),
+        "training_core_seconds": {} if config.policy else _training_core_seconds(config),
         "workers": config.workers,
         "versions": versions(),
     }
@@ -95,15 +92,30 @@ def study_suites(config: SuitesConfig) -> dict[str, Any]:
     pages = {
         e.suite: write_evaluation_report(e.out, read_json(e.out / "results.json"))
         for arm, e in evaluations
-        if arm is ARMS[0] and e.seed == 0
+        if arm is first and e.seed == 0
     }
     write_report(
         config.out / REPORT,
         study,
-        _curves(config),
+        [] if config.policy else _curves(config),
         {suite: str(page.relative_to(config.out)) for suite, page in pages.items()},
     )
     return study
+
+
+def _make(config: SuitesConfig, clock: StageClock, evaluations: Sequence[EvalConfig]) -> None:
+    """Collects and trains, round by round; each policy is evaluated as soon as it is trained."""
+    for number in range(config.rounds + 1):
+        last = number == config.rounds
+        clock.time(_stage("demonstrations", number), lambda n=number: _collect(config, n))
+        if number == 0 and config.scenes:
+            clock.time("stills", lambda: _look_around(config))
+        clock.time(
+            "training and evaluation" if last else _stage("training", number),
+            lambda n=number, jobs=evaluations if last else (): train_and_evaluate(
+                list(trainings(config, n)), jobs, workers=config.workers
+            ),
+        )
 
 
 def _stage(name: str, number: int) -> str:

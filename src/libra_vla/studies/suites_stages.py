@@ -28,6 +28,8 @@ class SuitesConfig:
 
     Attributes:
         out: folder for everything.
+        policy: a trained policy, or the name of one that comes with the package: it is evaluated,
+            and nothing is collected or trained.
         suites: names of the suites.
         demonstrations: per task and spread, by the scripted experts.
         spreads: of the demonstrations, metres: as the benchmark has its objects, and wide enough
@@ -63,6 +65,7 @@ class SuitesConfig:
     """
 
     out: Path = Path("runs/suites")
+    policy: Path | None = None
     suites: tuple[str, ...] = tuple(PAPER)
     demonstrations: int = 10
     spreads: tuple[float, ...] = (0.0, 0.02)
@@ -273,20 +276,33 @@ def _in_turn(config: SuitesConfig, number: int, libra: TrainConfig) -> Iterator[
     )  # fmt: skip
 
 
+def rows(config: SuitesConfig) -> tuple[Arm, ...]:
+    """The arms. A policy that there was already goes by its folder's name, without Libra-Base."""
+    if config.policy is None:
+        return ARMS
+    return tuple(
+        replace(arm, name=arm.name.replace(LIBRA, config.policy.name))
+        for arm in ARMS
+        if arm.policy == LIBRA
+    )
+
+
 def arms(config: SuitesConfig) -> Iterator[tuple[Arm, EvalConfig]]:
-    """Yields every evaluation: arm x suite x seed of the noise."""
-    for arm, suite in product(ARMS, config.suites):
-        for seed in range(config.noise_seeds if arm is ARMS[0] else 1):
+    """Yields every evaluation: arm x suite x seed of the noise. Only the first arm has more than
+    one seed, and films of its failures."""
+    first, *_ = shown = rows(config)
+    for arm, suite in product(shown, config.suites):
+        for seed in range(config.noise_seeds if arm is first else 1):
             yield (
                 arm,
                 EvalConfig(
-                    policy=policy_folder(config, arm.policy, config.rounds),
+                    policy=config.policy or policy_folder(config, arm.policy, config.rounds),
                     suite=suite,
                     out=config.out / "evaluations" / f"{arm.name}, {suite}, seed {seed}",
                     episodes=config.trials,
                     mode=arm.mode,
                     seed=seed,
-                    videos="failures" if arm is ARMS[0] and seed == 0 else 0,
+                    videos="failures" if arm is first and seed == 0 else 0,
                     workers=0,
                     resume=True,
                 ),
