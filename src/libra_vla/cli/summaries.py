@@ -97,8 +97,9 @@ def arms(study: Mapping[str, Any], out: Path) -> str:
 
 def suites(study: Mapping[str, Any], out: Path) -> str:
     """A line per arm and suite."""
+    width = max(len(arm["name"]) for arm in study["arms"])
     lines = [
-        f"{arm['name']:<20} {name:<16} {_rate(row)}"
+        f"{arm['name']:<{width}}  {name:<16} {_rate(row)}"
         for arm in study["arms"]
         for name, row in arm["suites"].items()
     ]
