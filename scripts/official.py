@@ -3,7 +3,8 @@
 python scripts/official.py record docs/results/official.csv runs/official/evaluations/*
 python scripts/official.py tables docs/results/official.csv
 
-`record` takes folders that `libra eval` wrote or is writing, such as those of `libra study suites`.
+`record` takes folders that `libra eval` wrote or is writing, such as those of `libra study suites`,
+and adds their trials to what the file has. For another policy begin another file.
 """
 
 import csv
@@ -63,12 +64,12 @@ class Outcome(NamedTuple):
 
 
 def record(file: Path, folders: Iterable[Path]) -> None:
-    """Writes `file` from the evaluations in `folders`.
+    """Adds the trials in `folders` to `file`, each in place of the same one of before.
 
     Raises:
         SystemExit: one of them departs from the official protocol, or has errors.
     """
-    outcomes: dict[tuple[object, object], Outcome] = {}
+    outcomes = {(o.run, o.state): o for o in (read(file) if file.exists() else ())}
     for folder in folders:
         identity = read_json(folder / IDENTITY)
         for setting, official in DEPARTURES.items():

@@ -36,6 +36,9 @@ def test_what_is_recorded_is_read_again_and_counted(tmp_path: Path):
     first = [evaluation(tmp_path / suite, suite, [True, False]) for suite in SUITES]
     again = evaluation(tmp_path / "again", SUITES[0], [True, True], seed=1)
     official.record(tmp_path / "record.csv", [*first, again])
+    before = (tmp_path / "record.csv").read_text()
+    official.record(tmp_path / "record.csv", [again])
+    assert (tmp_path / "record.csv").read_text() == before, "what it has stays"
     outcomes = official.read(tmp_path / "record.csv")
     assert len(outcomes) == 10
     failed = next(o for o in outcomes if not o.success)
