@@ -21,9 +21,10 @@ from libra_vla.simulation.registry import benchmark_of
 from libra_vla.studies.suites_stages import PAPER
 
 NAMES = dict(zip(PAPER, ("Spatial", "Object", "Goal", "LIBERO-10"), strict=True))
-DEPARTURES = {
+OFFICIAL = {
     "states": "official", "meshes": "stock", "image_size": 256, "instruction": "own",
-    "max_steps": None, "real_time": False, "move_object": None, "paraphrase": None,
+    "instruction_from": None, "max_steps": None, "real_time": False, "move_object": None,
+    "paraphrase": None,
 }  # fmt: skip
 """What an evaluation must have been asked for, to be official but for its number of trials."""
 
@@ -72,7 +73,7 @@ def record(file: Path, folders: Iterable[Path]) -> None:
     outcomes = {(o.run, o.state): o for o in (read(file) if file.exists() else ())}
     for folder in folders:
         identity = read_json(folder / IDENTITY)
-        for setting, official in DEPARTURES.items():
+        for setting, official in OFFICIAL.items():
             if identity[setting] != official:
                 raise SystemExit(f"{folder}: {setting} is {identity[setting]!r}, not {official!r}")
         kind, weights = identity["policy kind"], identity["policy checkpoint_hash"][:12]

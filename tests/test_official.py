@@ -53,7 +53,13 @@ def test_what_is_recorded_is_read_again_and_counted(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"states": "sampled"}, {"meshes": "decimated"}, {"max_steps": 900}]
+    "change",
+    [
+        {"states": "sampled"},
+        {"meshes": "decimated"},
+        {"max_steps": 900},
+        {"instruction_from": {"0": 1}},
+    ],
 )
 def test_what_is_not_official_is_not_recorded(tmp_path: Path, change: dict[str, object]):
     folder = evaluation(tmp_path / "other", SUITES[0], [True], **change)
